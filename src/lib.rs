@@ -1,0 +1,10 @@
+//! Palisade: Kubernetes NetworkPolicy, enforced with eBPF.
+//!
+//! Data goes one way: objects → [`resolve`] → PolicyEndpoints → [`compile`] → Image → [`bpf`] → verdicts.
+//! `model`, `api`, `resolve` and `compile` are pure: no IO, clock, async, logging, kube client or libbpf.
+
+pub mod api;
+pub mod bpf;
+pub mod compile;
+pub mod model;
+pub mod resolve;

@@ -1,0 +1,19 @@
+//! Snapshot → Resolution: which addresses and ports each policy allows, as PolicyEndpoints.
+//!
+//! [`resolve`] from scratch is the definition. What runs is the [`Index`], which takes one [`Change`] at a time;
+//! a property test holds the two equal after any sequence of changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::PolicyEndpoint;
+use crate::model::Problem;
+
+/// What policies come to. Ordered and without clock or chance: equal snapshots give equal resolutions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resolution {
+    /// By policy UID, the slices in order. A policy always has at least one: it carries the isolation.
+    pub endpoints: BTreeMap<Arc<str>, Vec<Arc<PolicyEndpoint>>>,
+    /// Sorted, without duplicates.
+    pub problems: Vec<Problem>,
+}
