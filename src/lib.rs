@@ -5,6 +5,10 @@
 
 pub mod api;
 pub mod bpf;
+pub mod cli;
 pub mod compile;
+pub mod files;
 pub mod model;
+pub mod node;
+pub mod observe;
 pub mod resolve;

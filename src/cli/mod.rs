@@ -1,0 +1,1 @@
+//! What an operator types: `check`, `explain`, `matrix`, and how their answers print.

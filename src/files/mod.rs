@@ -1,0 +1,1 @@
+//! The embedded source: a folder of YAML → [`Snapshot`](crate::model::Snapshot), watched.
