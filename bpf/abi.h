@@ -33,7 +33,7 @@ struct pod_if {
 /* pod_state: slot -> the pod. mmapable: a direction flips with one aligned 8-byte store. */
 struct pod_state {
 	__u64 direction[2];  /* psid << 32 | generation */
-	__u32 denied_by[2];  /* rule_counters index that takes what policy denies; 0: none */
+	__u32 denied_by[2];  /* counters index that takes what policy denies; 0: none */
 	__u32 ifindex;       /* 0: slot is free */
 	__u32 flags;         /* enum pod_flags */
 	__u32 addr6_be[4];   /* first own IPv6 address, zero if none */
@@ -92,7 +92,7 @@ struct row_key {
 /* row: absent = deny. */
 struct row {
 	__u32 l4;   /* enum l4_root or an l4 node id */
-	__u32 rule; /* rule_counters index, for L4_ALLOW */
+	__u32 rule; /* counters index, for L4_ALLOW */
 };
 
 enum l4_root {
@@ -102,11 +102,11 @@ enum l4_root {
 };
 
 #define L4_FANOUT 32
-#define L4_LEVELS 4 /* 32^4 intervals: more than protocol << 16 | port can have that matter */
+#define L4_LEVELS 4 /* 32^4 intervals; a table that wants more is refused */
 
 /*
  * l4: node of a B-tree over protocol << 16 | port. Entry i holds from first[i] up to first[i + 1]; first[0] of the
- * leftmost path is 0. Leaf (level 0): target 0 denies, another allows and is the rule_counters index. Inner: child id.
+ * leftmost path is 0. Leaf (level 0): target 0 denies, another allows and is the counters index. Inner: child id.
  */
 struct l4_node {
 	__u32 level;
@@ -115,9 +115,140 @@ struct l4_node {
 	__u32 target[L4_FANOUT];
 };
 
+/*
+ * counters: one per-CPU array for both kinds. Below COUNTER_FIRST: COUNTER(reason, direction). From there on: one
+ * index a rule or isolation, given out by the agent and remembered in rule_index.
+ */
 struct counter {
 	__u64 packets;
 	__u64 bytes;
+};
+
+#define COUNTER(reason, direction) ((reason) << 1 | (direction))
+#define COUNTER_FIRST 64
+
+/* Why a packet passed or fell, where no policy is to be named. Part of the metrics' contract: append only. */
+enum reason {
+	REASON_NONE = 0,        /* a policy decided */
+	/* passed */
+	REASON_OPEN = 1,        /* no policy selects the pod in this direction */
+	REASON_NODE = 2,        /* the node's own sockets sent it, or it answers that */
+	REASON_SELF = 3,        /* the pod reaches itself */
+	REASON_NEIGHBOUR = 4,   /* ARP, neighbour discovery, MLD */
+	REASON_ICMP_ERROR = 5,  /* quotes an allowed flow */
+	/* dropped */
+	REASON_FIRST_DROP = 8,
+	REASON_UNKNOWN_POD = 8, /* nothing is known yet of the interface's pod */
+	REASON_SPOOFED = 9,     /* source address, ARP sender or advertised target is not the pod's own */
+	REASON_MALFORMED = 10,  /* truncated, or lengths that contradict each other */
+	REASON_VLAN = 11,
+	REASON_ETHERTYPE = 12,
+	REASON_FRAGMENT = 13,   /* its first fragment was not seen, or not allowed */
+	REASON_OVERLAP = 14,    /* fragment that could rewrite ports or flags (RFC 1858, RFC 3128) */
+	REASON_EXTENSION = 15,  /* more IPv6 extension headers than are walked, or a routing header with segments left */
+	REASON_UNRELATED = 16,  /* ICMP error that quotes no allowed flow */
+	REASON_ROUTER = 17,     /* router advertisement or redirect */
+	REASON_COUNT = 18,
+};
+
+/*
+ * ct4, ct6: one entry a flow, found from both programs by the same key. Ports of ICMP echo: the identifier, on the
+ * side of the one that asks; other protocols without ports: 0.
+ */
+struct ct4_key {
+	__u32 ifindex;
+	__u32 local_be;
+	__u32 remote_be;
+	__u16 local_port_be;
+	__u16 remote_port_be;
+	__u8 protocol;
+	__u8 reserved[3];
+};
+
+struct ct6_key {
+	__u32 ifindex;
+	__u32 local_be[4];
+	__u32 remote_be[4];
+	__u16 local_port_be;
+	__u16 remote_port_be;
+	__u8 protocol;
+	__u8 reserved[3];
+};
+
+struct ct {
+	__u32 seen;    /* jiffies, low 32 bits, of the last packet (to a second) */
+	__u32 stamp;   /* generation of the pod's direction + control.epoch when policy last allowed it */
+	__u32 counter; /* counters index that takes its packets */
+	__u32 slot;
+	__u8 direction; /* of who began: as the pod sees it */
+	__u8 state;     /* enum ct_state, index into timeouts */
+	__u8 flags;     /* enum ct_flags */
+	__u8 reserved;
+};
+
+enum ct_state {
+	/* A state that the first answer promotes is followed by the one it becomes. */
+	CT_TCP_SYN = 0,
+	CT_TCP_ESTABLISHED = 1,
+	CT_DATAGRAM_NEW = 2,
+	CT_DATAGRAM_ANSWERED = 3,
+	CT_TCP_CLOSING = 4,
+	CT_SCTP = 5,
+	CT_ECHO = 6,
+	CT_STATES = 8,
+};
+
+enum ct_flags {
+	CT_NODE = 1, /* begun by the node itself: policy is not asked */
+	CT_SELF = 2, /* the pod's way to itself */
+};
+
+/* frag: what the first fragment of a datagram said, for those that follow. */
+struct frag_key {
+	__u32 ifindex;
+	__u32 id_be;
+	__u32 source_be[4];
+	__u32 destination_be[4];
+	__u8 protocol; /* of the IPv4 header; 44 for IPv6 */
+	__u8 direction;
+	__u8 reserved[2];
+};
+
+struct frag {
+	__u32 seen; /* jiffies */
+	__u16 local_port_be;
+	__u16 remote_port_be;
+	__u16 first_end; /* bytes of the fragmentable part that no later fragment may touch */
+	__u8 protocol;   /* IPv6: of the payload */
+	__u8 icmp_type;
+};
+
+/* events: one record a first packet denied (rate-limited) or allowed (control.log_allowed). */
+struct event {
+	__u64 time; /* CLOCK_BOOTTIME is not there on 5.10: CLOCK_MONOTONIC, ns */
+	__u32 ifindex;
+	__u32 slot;
+	__u32 source_be[4]; /* IPv4: the first word */
+	__u32 destination_be[4];
+	__u16 source_port_be;
+	__u16 destination_port_be;
+	__u16 ethertype_be;
+	__u8 protocol;
+	__u8 direction;
+	__u8 allowed;
+	__u8 reason;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u32 counter; /* counters index of the rule or isolation that decided; below COUNTER_FIRST: none */
+	__u32 length;  /* bytes of the frame */
+	__u32 reserved;
+};
+
+/* event_budget, per CPU: events that may still be sent within this second, and how many were not. */
+struct event_budget {
+	__u32 second; /* jiffies / HZ */
+	__u32 sent;
+	__u64 lost;
 };
 
 #endif
