@@ -120,7 +120,9 @@ impl Command {
         let mut parser = Raw::command();
         let matches = parser.try_get_matches_from_mut(arguments)?;
         let Raw { command } = Raw::from_arg_matches(&matches)?;
-        command.checked().map_err(|invalid| parser.error(ErrorKind::ValueValidation, invalid))
+        command
+            .checked()
+            .map_err(|invalid| parser.error(ErrorKind::ValueValidation, invalid))
     }
 }
 
@@ -226,7 +228,12 @@ struct RawFrom {
 #[derive(Debug, Args)]
 struct RawPinPath {
     /// Folder in a bpffs that holds this instance's links and maps
-    #[arg(long, value_name = "PATH", env = "PALISADE_PIN_PATH", default_value = "/sys/fs/bpf/palisade")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PALISADE_PIN_PATH",
+        default_value = "/sys/fs/bpf/palisade"
+    )]
     pin_path: PathBuf,
 }
 
@@ -244,7 +251,12 @@ struct RawRun {
     #[command(flatten)]
     pin_path: RawPinPath,
     /// Where /metrics, /healthz and /readyz answer
-    #[arg(long, value_name = "ADDRESS:PORT", env = "PALISADE_LISTEN", default_value = "127.0.0.1:9810")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "PALISADE_LISTEN",
+        default_value = "127.0.0.1:9810"
+    )]
     listen: SocketAddr,
     /// How log lines are written to stderr
     #[arg(long, value_enum, env = "PALISADE_LOG_FORMAT", default_value_t)]
@@ -253,7 +265,12 @@ struct RawRun {
     #[arg(long, env = "PALISADE_LOG_ALLOWED")]
     log_allowed: bool,
     /// Packets reported a second and CPU; the others are counted as lost
-    #[arg(long, value_name = "COUNT", env = "PALISADE_EVENTS_PER_SECOND", default_value_t = 100)]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PALISADE_EVENTS_PER_SECOND",
+        default_value_t = 100
+    )]
     events_per_second: u32,
     /// How programs are attached to the pods' interfaces
     #[arg(long, value_enum, env = "PALISADE_ATTACH", default_value_t)]

@@ -57,7 +57,9 @@ fn log(command: &Command) -> Result<()> {
         .from_env()
         .context("PALISADE_LOG is no log filter; write one like info or palisade=debug")?;
     let json = matches!(command, Command::Run(run) if run.log_format == LogFormat::Json);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     if json {
         lines.json().init();
     } else {
@@ -67,5 +69,9 @@ fn log(command: &Command) -> Result<()> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
 }

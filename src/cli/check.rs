@@ -61,9 +61,15 @@ impl Report {
             0 => "nothing".to_string(),
             _ => counts.join(", "),
         };
-        let read = self.read.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let read = self
+            .read
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
         writeln!(out, "read: {}", counts(read))?;
-        let skipped = (self.skipped.iter()).map(|(kind, count)| format!("{} {count}", escape(kind))).collect();
+        let skipped = (self.skipped.iter())
+            .map(|(kind, count)| format!("{} {count}", escape(kind)))
+            .collect();
         writeln!(out, "skipped: {}", counts(skipped))?;
         match self.problems.len() {
             0 => writeln!(out, "no problems"),

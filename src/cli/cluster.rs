@@ -11,7 +11,7 @@ use super::escape::escape;
 use crate::compile::{self, Image};
 use crate::files;
 use crate::model::{
-    Direction, EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot,
+    EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot,
 };
 use crate::resolve;
 
@@ -77,7 +77,11 @@ impl Cluster {
             .map(|pod| (strsim::damerau_levenshtein(&wanted, &pod.id.to_string()), &pod.id))
             .collect();
         near.sort();
-        let names: Vec<String> = near.iter().take(SUGGESTED).map(|(_, id)| escape(&id.to_string())).collect();
+        let names: Vec<String> = near
+            .iter()
+            .take(SUGGESTED)
+            .map(|(_, id)| escape(&id.to_string()))
+            .collect();
         let wanted = escape(&wanted);
         if names.is_empty() {
             bail!("there is no pod {wanted}: the folder holds no pods");
@@ -103,21 +107,12 @@ impl Cluster {
         self.snapshot.policies.iter().find(|policy| policy.id == *id)
     }
 
-    /// Policies that isolate the pod in this direction, by name.
-    pub fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<&Policy> {
-        let selects = |policy: &&Policy| {
-            policy.rules(direction).is_some()
-                && policy.id.namespace == pod.id.namespace
-                && policy.pod_selector.matches(&pod.labels)
-        };
-        let mut policies: Vec<&Policy> = self.snapshot.policies.iter().filter(selects).collect();
-        policies.sort_by(|a, b| a.id.cmp(&b.id));
-        policies
-    }
-
     /// The Service that has this ClusterIP.
     pub fn service_at(&self, address: IpAddr) -> Option<&Service> {
-        self.snapshot.services.iter().find(|service| service.cluster_ips.contains(&address))
+        self.snapshot
+            .services
+            .iter()
+            .find(|service| service.cluster_ips.contains(&address))
     }
 
     /// Ready backends of one Service port, of the family of `cluster_ip`; sorted, without duplicates.

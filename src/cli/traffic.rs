@@ -77,7 +77,9 @@ impl FromStr for Traffic {
         match number {
             Some(ICMP | ICMPV6) => Ok(Self::Icmp),
             Some(number) => Ok(Self::Other(number)),
-            None => Err("neither PORT/TCP, PORT/UDP, PORT/SCTP, nor ICMP, nor a protocol's number".to_string()),
+            None => {
+                Err("neither PORT/TCP, PORT/UDP, PORT/SCTP, nor ICMP, nor a protocol's number".to_string())
+            }
         }
     }
 }

@@ -142,7 +142,11 @@ impl Explanation {
         let asked = Question { cluster, traffic };
         let mut flows = Vec::new();
         for &from in &source.addresses {
-            for &to in destination.addresses.iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
+            for &to in destination
+                .addresses
+                .iter()
+                .filter(|to| to.is_ipv4() == from.is_ipv4())
+            {
                 flows.push(asked.flow(source, from, destination, to));
             }
         }
@@ -253,7 +257,9 @@ impl Question<'_> {
         traffic: Traffic,
     ) -> IsolatingPolicy {
         let policy = self.cluster.policy(id);
-        let rules = policy.and_then(|policy| policy.rules(direction)).unwrap_or_default();
+        let rules = policy
+            .and_then(|policy| policy.rules(direction))
+            .unwrap_or_default();
         let reason = |rule: &Rule| {
             let policy = policy?;
             let packet = reason::Packet {
@@ -299,7 +305,10 @@ fn service_port(service: &Service, traffic: Traffic) -> Option<&ServicePort> {
     let Traffic::Port(protocol, number) = traffic else {
         return None;
     };
-    service.ports.iter().find(|port| port.protocol == protocol && port.port == number)
+    service
+        .ports
+        .iter()
+        .find(|port| port.protocol == protocol && port.port == number)
 }
 
 fn rule_path(direction: Direction, index: u32) -> String {

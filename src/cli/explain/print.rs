@@ -45,7 +45,12 @@ fn print_flow(out: &mut dyn Write, flow: &Flow, from: &Party, to: &Party) -> io:
         verdict,
         backends,
     } = flow;
-    writeln!(out, "{} {source} -> {destination}: {}", family.as_str(), said(*verdict))?;
+    writeln!(
+        out,
+        "{} {source} -> {destination}: {}",
+        family.as_str(),
+        said(*verdict)
+    )?;
     side(out, Direction::Egress, &name(from), egress)?;
     side(out, Direction::Ingress, &name(to), ingress)?;
     for backend in backends {
@@ -53,7 +58,12 @@ fn print_flow(out: &mut dyn Write, flow: &Flow, from: &Party, to: &Party) -> io:
             Some(pod) => format!("{} ({})", escape(pod), backend.address),
             None => backend.address.to_string(),
         };
-        side(out, Direction::Ingress, &format!("backend {pod} {}", backend.port), &backend.ingress)?;
+        side(
+            out,
+            Direction::Ingress,
+            &format!("backend {pod} {}", backend.port),
+            &backend.ingress,
+        )?;
     }
     Ok(())
 }
@@ -75,7 +85,9 @@ fn side(out: &mut dyn Write, direction: Direction, whose: &str, deciding: &Decid
         Because::Rule { policy, rule } => writeln!(out, " by policy {} {rule}", escape(policy)),
         Because::Isolated { policies } => {
             writeln!(out, ": isolated, and no rule allows this")?;
-            policies.iter().try_for_each(|policy| isolating(out, direction, policy))
+            policies
+                .iter()
+                .try_for_each(|policy| isolating(out, direction, policy))
         }
     }
 }
@@ -84,7 +96,10 @@ fn isolating(out: &mut dyn Write, direction: Direction, policy: &IsolatingPolicy
     let IsolatingPolicy { policy, rules } = policy;
     let policy = escape(policy);
     if rules.is_empty() {
-        return writeln!(out, "    policy {policy}: has no {direction} rule that could be read");
+        return writeln!(
+            out,
+            "    policy {policy}: has no {direction} rule that could be read"
+        );
     }
     for rule in rules {
         writeln!(out, "    policy {policy} {}: {}", rule.rule, escape(&rule.reason))?;

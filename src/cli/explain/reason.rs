@@ -6,8 +6,8 @@ use super::service_port;
 use crate::cli::Traffic;
 use crate::cli::cluster::{Backend, Cluster};
 use crate::model::{
-    Cidr, ContainerPort, Direction, Labels, Operator, Peer, Pod, Policy, PortMatch, Protocol, Requirement, Rule,
-    Selector, Service,
+    Cidr, ContainerPort, Direction, Labels, Operator, Peer, Pod, Policy, PortMatch, Protocol, Requirement,
+    Rule, Selector, Service,
 };
 
 /// Peers and ports of one rule of which a reason speaks; a rule may have thousands.
@@ -86,7 +86,11 @@ impl Packet<'_> {
             return Some(format!("{} is not in {net}", self.peer));
         }
         let except = except.iter().find(|except| except.contains(self.peer))?;
-        Some(format!("{} is in {net} but excepted by {}", self.peer, except.net()))
+        Some(format!(
+            "{} is in {net} but excepted by {}",
+            self.peer,
+            except.net()
+        ))
     }
 
     fn namespace(self, selector: Option<&Selector>, pod: &Pod) -> Objection {
@@ -99,7 +103,9 @@ impl Packet<'_> {
             )),
             Some(selector) => match self.cluster.namespace_labels(name) {
                 Some(labels) => unmatched(selector, labels, &format!("namespace {name}")),
-                None => Some(format!("there is no Namespace object {name}, whose labels would match")),
+                None => Some(format!(
+                    "there is no Namespace object {name}, whose labels would match"
+                )),
             },
         }
     }
@@ -116,7 +122,11 @@ impl Packet<'_> {
         for port in ports {
             objections.push(self.one_port(port, protocol, number)?);
         }
-        Some(format!("no port matches {}: {}", self.traffic, listed(&objections)))
+        Some(format!(
+            "no port matches {}: {}",
+            self.traffic,
+            listed(&objections)
+        ))
     }
 
     fn one_port(self, port: &PortMatch, protocol: Protocol, number: u16) -> Objection {
@@ -144,10 +154,18 @@ impl Packet<'_> {
             Direction::Egress => self.cluster.owner(self.peer),
         };
         let Some(pod) = destination else {
-            return Some(format!("{name}/{own}, and {} is no pod's address, so it has no named ports", self.peer));
+            return Some(format!(
+                "{name}/{own}, and {} is no pod's address, so it has no named ports",
+                self.peer
+            ));
         };
         let is_named = |port: &&ContainerPort| port.protocol == own && port.name.as_deref() == Some(name);
-        let numbers: Vec<u16> = pod.ports.iter().filter(is_named).map(|port| port.number).collect();
+        let numbers: Vec<u16> = pod
+            .ports
+            .iter()
+            .filter(is_named)
+            .map(|port| port.number)
+            .collect();
         if own == protocol && numbers.contains(&number) {
             return None;
         }
@@ -168,7 +186,10 @@ impl Packet<'_> {
         };
         let backends = self.cluster.backends(service, port, self.peer);
         if backends.is_empty() {
-            return Some(format!("port {} of Service {id} has no ready backend that it could allow", self.traffic));
+            return Some(format!(
+                "port {} of Service {id} has no ready backend that it could allow",
+                self.traffic
+            ));
         }
         let objection = |backend: &Backend| {
             let packet = Self {

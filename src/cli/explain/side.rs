@@ -28,7 +28,11 @@ impl<'a> Side<'a> {
                     pod: Some(pod),
                     service: None,
                     // A finished pod's address may be another's by now.
-                    addresses: if pod.finished { Vec::new() } else { pod.addresses.clone() },
+                    addresses: if pod.finished {
+                        Vec::new()
+                    } else {
+                        pod.addresses.clone()
+                    },
                 }
             }
         })
@@ -39,7 +43,11 @@ impl<'a> Side<'a> {
         let pod = cluster.owner(address);
         Self {
             pod,
-            service: if pod.is_none() { cluster.service_at(address) } else { None },
+            service: if pod.is_none() {
+                cluster.service_at(address)
+            } else {
+                None
+            },
             addresses: vec![address],
         }
     }
@@ -52,7 +60,10 @@ impl<'a> Side<'a> {
     /// Why policies do not decide on this side.
     pub fn not_subject(&self) -> String {
         match (self.pod, self.service) {
-            (Some(pod), _) => format!("policies do not apply to {}, which is on the host network", pod.id),
+            (Some(pod), _) => format!(
+                "policies do not apply to {}, which is on the host network",
+                pod.id
+            ),
             (None, Some(service)) => format!("it is the ClusterIP of Service {}", service.id),
             (None, None) => "it is no pod's address".to_string(),
         }
@@ -86,7 +97,9 @@ impl<'a> Side<'a> {
             ));
         }
         if pod.addresses.is_empty() {
-            notes.push(format!("the {role} {id} has no address yet (status.podIPs): nothing can be said of its packets"));
+            notes.push(format!(
+                "the {role} {id} has no address yet (status.podIPs): nothing can be said of its packets"
+            ));
         }
         notes
     }

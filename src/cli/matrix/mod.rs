@@ -77,8 +77,12 @@ impl<'a> Pairs<'a> {
         let mut members: Vec<Member<'_>> = (cluster.snapshot.pods.iter().filter(live))
             .map(|pod| Member {
                 pod,
-                addresses: Family::ALL
-                    .map(|family| pod.addresses.iter().copied().find(|&address| Family::of(address) == family)),
+                addresses: Family::ALL.map(|family| {
+                    pod.addresses
+                        .iter()
+                        .copied()
+                        .find(|&address| Family::of(address) == family)
+                }),
             })
             .collect();
         members.sort_by(|a, b| a.pod.id.cmp(&b.pod.id));
@@ -91,7 +95,12 @@ impl<'a> Pairs<'a> {
 
     /// `None`: a pod with itself, or a family that they have not both.
     fn row(&mut self, place: Place) -> Option<Row<'a>> {
-        let Place { from, to, family, port } = place;
+        let Place {
+            from,
+            to,
+            family,
+            port,
+        } = place;
         let (source, destination) = (&self.members[from], &self.members[to]);
         if from == to || source.addresses[family].is_none() || destination.addresses[family].is_none() {
             return None;

@@ -17,14 +17,23 @@ pub(super) fn json(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()>
     let names = (pairs.members.iter())
         .map(|member| quoted(&member.pod.id.to_string()))
         .collect::<io::Result<Vec<_>>>()?;
-    let ports = pairs.ports.iter().map(|port| quoted(&port.to_string())).collect::<io::Result<Vec<_>>>()?;
+    let ports = pairs
+        .ports
+        .iter()
+        .map(|port| quoted(&port.to_string()))
+        .collect::<io::Result<Vec<_>>>()?;
     write!(out, "[")?;
     let mut separator = "\n";
     for from in 0..names.len() {
         for to in 0..names.len() {
             for family in 0..Family::ALL.len() {
                 for port in 0..ports.len() {
-                    let Some(row) = pairs.row(Place { from, to, family, port }) else {
+                    let Some(row) = pairs.row(Place {
+                        from,
+                        to,
+                        family,
+                        port,
+                    }) else {
                         continue;
                     };
                     for part in [
@@ -57,7 +66,11 @@ pub(super) fn json(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()>
 
 /// A table for each port and family.
 pub(super) fn text(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()> {
-    let names: Vec<String> = pairs.members.iter().map(|member| escape(&member.pod.id.to_string())).collect();
+    let names: Vec<String> = pairs
+        .members
+        .iter()
+        .map(|member| escape(&member.pod.id.to_string()))
+        .collect();
     if names.is_empty() {
         return writeln!(out, "no pod has an address");
     }
@@ -72,7 +85,8 @@ pub(super) fn text(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()>
     for port in 0..pairs.ports.len() {
         for family in 0..Family::ALL.len() {
             let mut having = Vec::new();
-            having.extend((0..names.len()).filter(|&member| pairs.members[member].addresses[family].is_some()));
+            having
+                .extend((0..names.len()).filter(|&member| pairs.members[member].addresses[family].is_some()));
             if !having.is_empty() {
                 writeln!(out, "\n{} {}", pairs.ports[port], Family::ALL[family].as_str())?;
                 table(out, pairs, &names, &having, (family, port))?;
@@ -90,13 +104,20 @@ fn table(
     (family, port): (usize, usize),
 ) -> io::Result<()> {
     let width = |text: &str| text.chars().count();
-    let names_width = members.iter().map(|&member| width(&names[member])).max().unwrap_or_default();
+    let names_width = members
+        .iter()
+        .map(|&member| width(&names[member]))
+        .max()
+        .unwrap_or_default();
     let all: usize = members.iter().map(|&member| width(&names[member]) + 2).sum();
     let named = names_width + all <= NAMED_WIDTH;
     let (rows, columns): (Vec<String>, Vec<String>) = (members.iter().enumerate())
         .map(|(number, &member)| match named {
             true => (names[member].clone(), names[member].clone()),
-            false => (format!("{:>2} {}", number + 1, names[member]), (number + 1).to_string()),
+            false => (
+                format!("{:>2} {}", number + 1, names[member]),
+                (number + 1).to_string(),
+            ),
         })
         .unzip();
     let left = rows.iter().map(|row| width(row)).max().unwrap_or_default();
@@ -112,7 +133,12 @@ fn table(
     writeln!(out, "{}", cells("", columns.iter().map(String::as_str).collect()))?;
     for (row, &from) in rows.iter().zip(members) {
         let cell = |&to: &usize| {
-            let row = pairs.row(Place { from, to, family, port });
+            let row = pairs.row(Place {
+                from,
+                to,
+                family,
+                port,
+            });
             row.map_or("-", |row| symbol(row.egress, row.ingress))
         };
         let found: Vec<&str> = members.iter().map(cell).collect();
@@ -139,7 +165,12 @@ fn lines(out: &mut dyn Write, pairs: &mut Pairs<'_>, names: &[String]) -> io::Re
         for to in 0..names.len() {
             for family in 0..Family::ALL.len() {
                 for (port, shown) in ports.iter().enumerate() {
-                    let Some(row) = pairs.row(Place { from, to, family, port }) else {
+                    let Some(row) = pairs.row(Place {
+                        from,
+                        to,
+                        family,
+                        port,
+                    }) else {
                         continue;
                     };
                     let verdict = match (row.egress, row.ingress) {
@@ -149,7 +180,11 @@ fn lines(out: &mut dyn Write, pairs: &mut Pairs<'_>, names: &[String]) -> io::Re
                         (Verdict::Deny, Verdict::Deny) => "denied by egress and ingress",
                     };
                     let family = row.family.as_str();
-                    writeln!(out, "{} -> {} {family} {shown}: {verdict}", names[from], names[to])?;
+                    writeln!(
+                        out,
+                        "{} -> {} {family} {shown}: {verdict}",
+                        names[from], names[to]
+                    )?;
                 }
             }
         }

@@ -93,7 +93,8 @@ impl<'a> Verdicts<'a> {
         }
         let set = self.rule_sets[own][direction as usize];
         let class = self.classes[peer][place.family];
-        let index = ((set * self.class_count + class) * Family::ALL.len() + place.family) * self.ports.len() + place.port;
+        let index = ((set * self.class_count + class) * Family::ALL.len() + place.family) * self.ports.len()
+            + place.port;
         let verdict = self.known[index].unwrap_or_else(judge);
         self.known[index] = Some(verdict);
         verdict
