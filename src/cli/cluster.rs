@@ -10,9 +10,7 @@ use anyhow::{Result, bail};
 use super::escape::escape;
 use crate::compile::{self, Image};
 use crate::files;
-use crate::model::{
-    EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot,
-};
+use crate::model::{EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot};
 use crate::resolve;
 
 /// Everything that a folder says, evaluated as if all its pods were local.
@@ -105,6 +103,17 @@ impl Cluster {
 
     pub fn policy(&self, id: &ObjectId) -> Option<&Policy> {
         self.snapshot.policies.iter().find(|policy| policy.id == *id)
+    }
+
+    /// Whether something in the policy does not count as written.
+    pub fn has_problems(&self, policy: &ObjectId) -> bool {
+        let object = format!("NetworkPolicy {policy}");
+        // Problems of files name the file after the object.
+        let is_its = |problem: &Problem| {
+            let rest = problem.object.strip_prefix(&object);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        self.problems.iter().any(is_its)
     }
 
     /// The Service that has this ClusterIP.

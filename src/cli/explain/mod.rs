@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use self::side::Side;
-use super::cluster::{self, Cluster};
+use super::cluster::Cluster;
 use super::{Family, Outcome, Traffic, Verdict, as_text, warn, write_json};
 use crate::args::{Explain, Output};
 use crate::compile::{RuleInfo, eval};
@@ -54,11 +54,8 @@ pub struct Flow {
     pub egress: Deciding,
     /// On the destination's side.
     pub ingress: Deciding,
-    /// Both. For a ClusterIP: may the packet leave for it; see `backends` for where it may arrive.
+    /// Both.
     pub verdict: Verdict,
-    /// Where the destination is a ClusterIP: each ready backend of the port.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub backends: Vec<Backend>,
 }
 
 /// A ready backend of a Service, and what its own side says.
@@ -86,6 +83,13 @@ pub struct Deciding {
 pub enum Because {
     /// Policies have no say on this side.
     NotSubject { detail: String },
+    /// The address is a Service's ClusterIP: one of these takes the packet, and the verdict is what all of them say.
+    Service {
+        /// `namespace/name`.
+        service: String,
+        /// The ready backends of the port; none where the Service has no such port.
+        backends: Vec<Backend>,
+    },
     /// No policy selects the pod in this direction.
     Open,
     /// A pod always reaches itself, through its own Service too.
@@ -107,6 +111,8 @@ pub struct IsolatingPolicy {
     pub policy: String,
     /// Why each of its rules does not allow; empty where it has none in this direction.
     pub rules: Vec<RuleReason>,
+    /// Not all of it could be read or enforced as written: `palisade check` says what.
+    pub problems: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -186,7 +192,10 @@ struct Question<'a> {
 impl Question<'_> {
     fn flow(&self, source: &Side<'_>, from: IpAddr, destination: &Side<'_>, to: IpAddr) -> Flow {
         let egress = self.side(source, Direction::Egress, to, self.traffic);
-        let ingress = self.side(destination, Direction::Ingress, from, self.traffic);
+        let ingress = match destination.service {
+            Some(service) => self.behind(service, to, from),
+            None => self.side(destination, Direction::Ingress, from, self.traffic),
+        };
         Flow {
             family: Family::of(from),
             source: from,
@@ -194,10 +203,6 @@ impl Question<'_> {
             verdict: egress.verdict.and(ingress.verdict),
             egress,
             ingress,
-            backends: match destination.service {
-                Some(service) => self.backends(service, to, from),
-                None => Vec::new(),
-            },
         }
     }
 
@@ -278,26 +283,33 @@ impl Question<'_> {
         IsolatingPolicy {
             policy: id.to_string(),
             rules: rules.iter().filter_map(reason).collect(),
+            problems: self.cluster.has_problems(id),
         }
     }
 
     /// What the ready backends' own side says, where the packet arrives after translation.
-    fn backends(&self, service: &Service, cluster_ip: IpAddr, source: IpAddr) -> Vec<Backend> {
-        let Some(port) = service_port(service, self.traffic) else {
-            return Vec::new();
-        };
-        let backends = self.cluster.backends(service, port, cluster_ip);
-        let arrives = |backend: cluster::Backend| {
-            let translated = Traffic::Port(port.protocol, backend.port.unwrap_or(port.port));
-            let side = Side::at(self.cluster, backend.address);
-            Backend {
-                address: backend.address,
-                port: translated,
-                pod: side.party().pod,
-                ingress: self.side(&side, Direction::Ingress, source, translated),
+    fn behind(&self, service: &Service, cluster_ip: IpAddr, source: IpAddr) -> Deciding {
+        let mut backends = Vec::new();
+        if let Some(port) = service_port(service, self.traffic) {
+            for backend in self.cluster.backends(service, port, cluster_ip) {
+                let translated = Traffic::Port(port.protocol, backend.port.unwrap_or(port.port));
+                let side = Side::at(self.cluster, backend.address);
+                backends.push(Backend {
+                    address: backend.address,
+                    port: translated,
+                    pod: side.party().pod,
+                    ingress: self.side(&side, Direction::Ingress, source, translated),
+                });
             }
-        };
-        backends.into_iter().map(arrives).collect()
+        }
+        let verdicts = backends.iter().map(|backend| backend.ingress.verdict);
+        Deciding {
+            verdict: verdicts.fold(Verdict::Allow, Verdict::and),
+            because: Because::Service {
+                service: service.id.to_string(),
+                backends,
+            },
+        }
     }
 }
 

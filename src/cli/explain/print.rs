@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Because, Deciding, Explanation, Flow, IsolatingPolicy, Party};
+use super::{Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Party};
 use crate::cli::{Verdict, escape};
 use crate::model::Direction;
 
@@ -43,7 +43,6 @@ fn print_flow(out: &mut dyn Write, flow: &Flow, from: &Party, to: &Party) -> io:
         egress,
         ingress,
         verdict,
-        backends,
     } = flow;
     writeln!(
         out,
@@ -53,18 +52,6 @@ fn print_flow(out: &mut dyn Write, flow: &Flow, from: &Party, to: &Party) -> io:
     )?;
     side(out, Direction::Egress, &name(from), egress)?;
     side(out, Direction::Ingress, &name(to), ingress)?;
-    for backend in backends {
-        let pod = match &backend.pod {
-            Some(pod) => format!("{} ({})", escape(pod), backend.address),
-            None => backend.address.to_string(),
-        };
-        side(
-            out,
-            Direction::Ingress,
-            &format!("backend {pod} {}", backend.port),
-            &backend.ingress,
-        )?;
-    }
     Ok(())
 }
 
@@ -77,14 +64,22 @@ fn said(verdict: Verdict) -> &'static str {
 
 fn side(out: &mut dyn Write, direction: Direction, whose: &str, deciding: &Deciding) -> io::Result<()> {
     let Deciding { verdict, because } = deciding;
-    write!(out, "  {direction} of {whose}: {}", said(*verdict))?;
+    let said = said(*verdict);
+    write!(out, "  {direction} of {whose}: ")?;
     match because {
-        Because::NotSubject { detail } => writeln!(out, ": {}", escape(detail)),
-        Because::Open => writeln!(out, ": no policy selects it for {direction}"),
-        Because::Itself => writeln!(out, ": a pod always reaches itself"),
-        Because::Rule { policy, rule } => writeln!(out, " by policy {} {rule}", escape(policy)),
+        Because::NotSubject { detail } => writeln!(out, "not judged: {}", escape(detail)),
+        Because::Service { backends, .. } if backends.is_empty() => {
+            writeln!(out, "not judged: the Service has no ready backend for this port")
+        }
+        Because::Service { backends, .. } => {
+            writeln!(out, "{said}: that of every backend")?;
+            backends.iter().try_for_each(|one| backend(out, one))
+        }
+        Because::Open => writeln!(out, "{said}: no policy selects it for {direction}"),
+        Because::Itself => writeln!(out, "{said}: a pod always reaches itself"),
+        Because::Rule { policy, rule } => writeln!(out, "{said} by policy {} {rule}", escape(policy)),
         Because::Isolated { policies } => {
-            writeln!(out, ": isolated, and no rule allows this")?;
+            writeln!(out, "{said}: isolated, and no rule allows this")?;
             policies
                 .iter()
                 .try_for_each(|policy| isolating(out, direction, policy))
@@ -92,17 +87,38 @@ fn side(out: &mut dyn Write, direction: Direction, whose: &str, deciding: &Decid
     }
 }
 
+fn backend(out: &mut dyn Write, backend: &Backend) -> io::Result<()> {
+    let Backend {
+        address,
+        port,
+        pod,
+        ingress,
+    } = backend;
+    let whose = match pod {
+        Some(pod) => format!("backend {} ({address}) {port}", escape(pod)),
+        None => format!("backend {address} {port}"),
+    };
+    side(out, Direction::Ingress, &whose, ingress)
+}
+
 fn isolating(out: &mut dyn Write, direction: Direction, policy: &IsolatingPolicy) -> io::Result<()> {
-    let IsolatingPolicy { policy, rules } = policy;
+    let IsolatingPolicy {
+        policy,
+        rules,
+        problems,
+    } = policy;
     let policy = escape(policy);
     if rules.is_empty() {
-        return writeln!(
-            out,
-            "    policy {policy}: has no {direction} rule that could be read"
-        );
+        writeln!(out, "    policy {policy}: it has no {direction} rules")?;
     }
     for rule in rules {
         writeln!(out, "    policy {policy} {}: {}", rule.rule, escape(&rule.reason))?;
+    }
+    if *problems {
+        writeln!(
+            out,
+            "    policy {policy}: not all of it counts as written; palisade check says what does not"
+        )?;
     }
     Ok(())
 }

@@ -29,30 +29,30 @@ pub(super) struct Packet<'a> {
 /// `None`: it matches.
 type Objection = Option<String>;
 
-impl Packet<'_> {
-    /// Why the rule does not allow. It is known not to: where no reason is found, that is said too.
+impl<'a> Packet<'a> {
+    /// Why the rule does not allow, which it is known not to. Where no reason is found, that is said.
     pub fn why_not(self, rule: &Rule) -> String {
-        let objections = [self.peers(rule), self.ports(rule)];
-        let objections: Vec<String> = objections.into_iter().flatten().collect();
-        if self.direction == Direction::Egress
-            && self.cluster.owner(self.peer).is_none()
-            && let Some(service) = self.cluster.service_at(self.peer)
-        {
-            return match (self.through(service, rule), objections.is_empty()) {
-                (Some(reason), _) => reason,
-                (None, _) => NOT_REALISED.to_string(),
-            };
-        }
-        if objections.is_empty() {
-            return NOT_REALISED.to_string();
-        }
-        objections.join("; ")
+        let as_written = self.objection(rule);
+        let objection = match (as_written, self.service()) {
+            (Some(_), Some(service)) => self.through(service, rule),
+            (objection, _) => objection,
+        };
+        objection.unwrap_or_else(|| NOT_ENFORCED.to_string())
     }
 
-    /// Whether the rule matches as it is written.
-    #[cfg(test)]
-    pub fn matches(self, rule: &Rule) -> bool {
-        self.peers(rule).is_none() && self.ports(rule).is_none()
+    /// The rule as it is written, Services aside.
+    fn objection(self, rule: &Rule) -> Objection {
+        let objections: Vec<String> = [self.peers(rule), self.ports(rule)]
+            .into_iter()
+            .flatten()
+            .collect();
+        (!objections.is_empty()).then(|| objections.join(", "))
+    }
+
+    /// The Service that an egress packet is addressed to.
+    fn service(self) -> Option<&'a Service> {
+        let is_service = self.direction == Direction::Egress && self.cluster.owner(self.peer).is_none();
+        is_service.then(|| self.cluster.service_at(self.peer)).flatten()
     }
 
     fn peers(self, rule: &Rule) -> Objection {
@@ -63,9 +63,20 @@ impl Packet<'_> {
         let field = self.direction.peers_field();
         let mut objections = Vec::with_capacity(peers.len());
         for peer in peers {
-            objections.push(self.one_peer(peer)?);
+            let objection = self.one_peer(peer)?;
+            // A block of the other family is only of interest where there is nothing else.
+            if !self.is_of_other_family(peer) {
+                objections.push(objection);
+            }
         }
-        Some(format!("no peer in {field} matches: {}", listed(&objections)))
+        Some(match objections.is_empty() {
+            true => format!("{field} has only blocks of the other address family"),
+            false => format!("no peer in {field} matches ({})", listed(&objections, "; ")),
+        })
+    }
+
+    fn is_of_other_family(self, peer: &Peer) -> bool {
+        matches!(peer, Peer::Block { cidr, .. } if cidr.net().addr().is_ipv4() != self.peer.is_ipv4())
     }
 
     fn one_peer(self, peer: &Peer) -> Objection {
@@ -123,9 +134,9 @@ impl Packet<'_> {
             objections.push(self.one_port(port, protocol, number)?);
         }
         Some(format!(
-            "no port matches {}: {}",
+            "no port matches {} ({})",
             self.traffic,
-            listed(&objections)
+            listed(&objections, ", ")
         ))
     }
 
@@ -170,10 +181,10 @@ impl Packet<'_> {
             return None;
         }
         Some(match numbers.as_slice() {
-            [] => format!("{name}/{own}, which no container port of {} is named", pod.id),
+            [] => format!("{name}/{own} that {} has not", pod.id),
             numbers => {
                 let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-                format!("{name}/{own}, which is {} on {}", numbers.join(" and "), pod.id)
+                format!("{name}/{own} that is {} on {}", numbers.join(" and "), pod.id)
             }
         })
     }
@@ -197,48 +208,44 @@ impl Packet<'_> {
                 traffic: Traffic::Port(port.protocol, backend.port.unwrap_or(port.port)),
                 ..self
             };
-            let objections = [packet.peers(rule), packet.ports(rule)];
-            let objections: Vec<String> = objections.into_iter().flatten().collect();
-            let shown = format!("{} {}", packet.peer, packet.traffic);
-            (!objections.is_empty()).then(|| format!("{shown}: {}", objections.join("; ")))
+            let objection = packet.objection(rule)?;
+            Some(format!("{} {}: {objection}", packet.peer, packet.traffic))
         };
         let denied: Vec<String> = backends.iter().filter_map(objection).collect();
         let first = denied.first()?;
         Some(format!(
-            "it allows {} of the {} ready backends of Service {id}, and must allow all; not {first}",
+            "it must allow all ready backends of Service {id}, and allows {} of {}; not {first}",
             backends.len() - denied.len(),
             backends.len(),
         ))
     }
 }
 
-const NOT_REALISED: &str = "as written it would match, but it is not enforced; palisade check says why";
+const NOT_ENFORCED: &str = "as written it matches, but it is not enforced; palisade check says why";
 
 /// The first requirement that the labels do not meet.
 fn unmatched(selector: &Selector, labels: &Labels, whose: &str) -> Objection {
     let requirement = selector.requirements().iter().find(|r| !r.matches(labels))?;
     let Requirement { key, operator } = requirement;
-    let has = match labels.get(key) {
-        Some(value) if value.is_empty() => format!("{whose} has label {key} with an empty value"),
-        Some(value) => format!("{whose} has label {key}={value}"),
-        None => format!("{whose} has no label {key}"),
-    };
-    Some(match operator {
+    let wanted = match operator {
         Operator::In(values) => match &values[..] {
-            [] => format!("{has}; wanted is one of no values"),
-            [value] => format!("{has}; wanted is {key}={value}"),
-            values => format!("{has}; wanted is one of {}", listed(values)),
+            [value] => format!("{key}={value}"),
+            values => format!("one of {}", listed(values, ", ")),
         },
-        Operator::NotIn(values) => format!("{has}; wanted is none of {}", listed(values)),
-        Operator::Exists => format!("{has}; wanted is any value"),
-        Operator::DoesNotExist => format!("{has}; wanted is none"),
+        Operator::NotIn(values) => format!("any but {}", listed(values, ", ")),
+        Operator::Exists => "any value".to_string(),
+        Operator::DoesNotExist => "no such label".to_string(),
+    };
+    Some(match labels.get(key) {
+        Some(value) => format!("{whose} has {key}={value}, wanted is {wanted}"),
+        None => format!("{whose} has no label {key}, wanted is {wanted}"),
     })
 }
 
-fn listed<T: AsRef<str>>(texts: &[T]) -> String {
+fn listed<T: AsRef<str>>(texts: &[T], separator: &str) -> String {
     let shown: Vec<&str> = texts.iter().take(SHOWN).map(AsRef::as_ref).collect();
     match texts.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        rest => format!("{} and {rest} more", shown.join(", ")),
+        0 => shown.join(separator),
+        rest => format!("{}{separator}and {rest} more", shown.join(separator)),
     }
 }
