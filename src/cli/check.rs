@@ -16,7 +16,7 @@ use crate::model::Problem;
 pub struct Report {
     /// Sorted by object, field and value.
     pub problems: Vec<Problem>,
-    /// Objects that were read, by kind; every kind that is read is there.
+    /// Objects that count, by kind, those among them that stand in for what could not be read; every kind is there.
     pub read: BTreeMap<&'static str, usize>,
     /// Objects of other kinds, which were passed over.
     pub skipped: BTreeMap<String, u64>,

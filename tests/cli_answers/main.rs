@@ -66,6 +66,43 @@ fn the_version_is_the_packages() {
     );
 }
 
+#[test]
+fn names_that_a_terminal_would_act_on_are_escaped() {
+    let output = palisade(&[
+        "explain",
+        "--from",
+        "examples/shop",
+        "shop/\u{1b}]0;x\u{7}",
+        "shop/db-0",
+        "80/TCP",
+    ]);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr.contains("there is no pod shop/\\u{1b}]0;x\\u{7};"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains(['\u{1b}', '\u{7}']), "{stderr}");
+}
+
+#[test]
+fn the_environment_sets_what_the_command_line_does_not() {
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_palisade"))
+            .args(arguments)
+            .current_dir(root())
+            .env_clear()
+            .env("PALISADE_FROM", "examples/shop")
+            .env("PALISADE_OUTPUT", "json")
+            .output()
+            .expect("the binary runs")
+    };
+    let report: serde_json::Value = serde_json::from_slice(&run(&["check"]).stdout).expect("JSON");
+    assert_eq!(report["read"]["Pod"], 9);
+    let text = run(&["check", "--from", "testdata/cli/folders/empty", "-o", "text"]).stdout;
+    assert!(String::from_utf8_lossy(&text).ends_with("no problems\n"));
+}
+
 /// `palisade matrix | head` ends well, whatever is left unread.
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {

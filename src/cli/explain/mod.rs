@@ -2,6 +2,8 @@
 //!
 //! The verdicts are [`eval`]'s. The reasons for a denial are read off the policies as they are written.
 
+#[cfg(test)]
+mod agreement;
 mod print;
 mod reason;
 mod side;

@@ -15,8 +15,8 @@ pub(super) fn explanation(out: &mut dyn Write, explanation: &Explanation) -> io:
         notes,
     } = explanation;
     writeln!(out, "{} -> {} {port}", name(from), name(to))?;
-    for flow in flows {
-        print_flow(out, flow, from, to)?;
+    for alike in alike(flows) {
+        print_flows(out, &alike, from, to)?;
     }
     for note in notes {
         writeln!(out, "note: {}", escape(note))?;
@@ -35,24 +35,44 @@ fn name(party: &Party) -> String {
     }
 }
 
-fn print_flow(out: &mut dyn Write, flow: &Flow, from: &Party, to: &Party) -> io::Result<()> {
-    let Flow {
-        family,
-        source,
-        destination,
-        egress,
-        ingress,
-        verdict,
-    } = flow;
-    writeln!(
-        out,
-        "{} {source} -> {destination}: {}",
-        family.as_str(),
-        said(*verdict)
-    )?;
-    side(out, Direction::Egress, &name(from), egress)?;
-    side(out, Direction::Ingress, &name(to), ingress)?;
-    Ok(())
+/// Flows of which the same is to be said, together.
+fn alike(flows: &[Flow]) -> Vec<Vec<&Flow>> {
+    let mut groups: Vec<Vec<&Flow>> = Vec::new();
+    for flow in flows {
+        let same =
+            |group: &&mut Vec<&Flow>| group[0].egress == flow.egress && group[0].ingress == flow.ingress;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(flow),
+            None => groups.push(vec![flow]),
+        }
+    }
+    groups
+}
+
+fn print_flows(out: &mut dyn Write, flows: &[&Flow], from: &Party, to: &Party) -> io::Result<()> {
+    for flow in flows {
+        let Flow {
+            family,
+            source,
+            destination,
+            egress: _,
+            ingress: _,
+            verdict,
+        } = flow;
+        writeln!(
+            out,
+            "{} {source} -> {destination}: {}",
+            family.as_str(),
+            said(*verdict)
+        )?;
+    }
+    let Some(flow) = flows.first() else {
+        return Ok(());
+    };
+    write!(out, "  egress of {}: ", name(from))?;
+    deciding(out, Direction::Egress, &flow.egress, "    ")?;
+    write!(out, "  ingress of {}: ", name(to))?;
+    deciding(out, Direction::Ingress, &flow.ingress, "    ")
 }
 
 fn said(verdict: Verdict) -> &'static str {
@@ -62,18 +82,22 @@ fn said(verdict: Verdict) -> &'static str {
     }
 }
 
-fn side(out: &mut dyn Write, direction: Direction, whose: &str, deciding: &Deciding) -> io::Result<()> {
+/// The rest of a line, and what belongs under it.
+fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, indent: &str) -> io::Result<()> {
     let Deciding { verdict, because } = deciding;
     let said = said(*verdict);
-    write!(out, "  {direction} of {whose}: ")?;
     match because {
         Because::NotSubject { detail } => writeln!(out, "not judged: {}", escape(detail)),
         Because::Service { backends, .. } if backends.is_empty() => {
             writeln!(out, "not judged: the Service has no ready backend for this port")
         }
         Because::Service { backends, .. } => {
-            writeln!(out, "{said}: that of every backend")?;
-            backends.iter().try_for_each(|one| backend(out, one))
+            let every = match verdict {
+                Verdict::Allow => "every ready backend lets it in",
+                Verdict::Deny => "not every ready backend lets it in",
+            };
+            writeln!(out, "{said}: {every}")?;
+            backends.iter().try_for_each(|one| backend(out, one, indent))
         }
         Because::Open => writeln!(out, "{said}: no policy selects it for {direction}"),
         Because::Itself => writeln!(out, "{said}: a pod always reaches itself"),
@@ -82,26 +106,31 @@ fn side(out: &mut dyn Write, direction: Direction, whose: &str, deciding: &Decid
             writeln!(out, "{said}: isolated, and no rule allows this")?;
             policies
                 .iter()
-                .try_for_each(|policy| isolating(out, direction, policy))
+                .try_for_each(|policy| isolating(out, direction, policy, indent))
         }
     }
 }
 
-fn backend(out: &mut dyn Write, backend: &Backend) -> io::Result<()> {
+fn backend(out: &mut dyn Write, backend: &Backend, indent: &str) -> io::Result<()> {
     let Backend {
         address,
         port,
         pod,
         ingress,
     } = backend;
-    let whose = match pod {
-        Some(pod) => format!("backend {} ({address}) {port}", escape(pod)),
-        None => format!("backend {address} {port}"),
-    };
-    side(out, Direction::Ingress, &whose, ingress)
+    match pod {
+        Some(pod) => write!(out, "{indent}backend {} ({address}) {port}: ", escape(pod))?,
+        None => write!(out, "{indent}backend {address} {port}: ")?,
+    }
+    deciding(out, Direction::Ingress, ingress, &format!("{indent}  "))
 }
 
-fn isolating(out: &mut dyn Write, direction: Direction, policy: &IsolatingPolicy) -> io::Result<()> {
+fn isolating(
+    out: &mut dyn Write,
+    direction: Direction,
+    policy: &IsolatingPolicy,
+    indent: &str,
+) -> io::Result<()> {
     let IsolatingPolicy {
         policy,
         rules,
@@ -109,15 +138,20 @@ fn isolating(out: &mut dyn Write, direction: Direction, policy: &IsolatingPolicy
     } = policy;
     let policy = escape(policy);
     if rules.is_empty() {
-        writeln!(out, "    policy {policy}: it has no {direction} rules")?;
+        writeln!(out, "{indent}policy {policy}: it has no {direction} rules")?;
     }
     for rule in rules {
-        writeln!(out, "    policy {policy} {}: {}", rule.rule, escape(&rule.reason))?;
+        writeln!(
+            out,
+            "{indent}policy {policy} {}: {}",
+            rule.rule,
+            escape(&rule.reason)
+        )?;
     }
     if *problems {
         writeln!(
             out,
-            "    policy {policy}: not all of it counts as written; palisade check says what does not"
+            "{indent}policy {policy}: not all of it counts as written; palisade check says what does not"
         )?;
     }
     Ok(())

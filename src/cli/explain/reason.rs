@@ -27,17 +27,20 @@ pub(super) struct Packet<'a> {
 }
 
 /// `None`: it matches.
-type Objection = Option<String>;
+pub(super) type Objection = Option<String>;
 
 impl<'a> Packet<'a> {
     /// Why the rule does not allow, which it is known not to. Where no reason is found, that is said.
     pub fn why_not(self, rule: &Rule) -> String {
-        let as_written = self.objection(rule);
-        let objection = match (as_written, self.service()) {
+        self.against(rule).unwrap_or_else(|| NOT_ENFORCED.to_string())
+    }
+
+    /// What in the rule, or behind the Service that the packet is addressed to, keeps it from allowing.
+    pub fn against(self, rule: &Rule) -> Objection {
+        match (self.objection(rule), self.service()) {
             (Some(_), Some(service)) => self.through(service, rule),
             (objection, _) => objection,
-        };
-        objection.unwrap_or_else(|| NOT_ENFORCED.to_string())
+        }
     }
 
     /// The rule as it is written, Services aside.
@@ -165,10 +168,7 @@ impl<'a> Packet<'a> {
             Direction::Egress => self.cluster.owner(self.peer),
         };
         let Some(pod) = destination else {
-            return Some(format!(
-                "{name}/{own}, and {} is no pod's address, so it has no named ports",
-                self.peer
-            ));
+            return Some(format!("{name}/{own}, a name that only pods' ports have"));
         };
         let is_named = |port: &&ContainerPort| port.protocol == own && port.name.as_deref() == Some(name);
         let numbers: Vec<u16> = pod
@@ -181,10 +181,10 @@ impl<'a> Packet<'a> {
             return None;
         }
         Some(match numbers.as_slice() {
-            [] => format!("{name}/{own} that {} has not", pod.id),
+            [] => format!("{name}/{own}, which {} does not have", pod.id),
             numbers => {
                 let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-                format!("{name}/{own} that is {} on {}", numbers.join(" and "), pod.id)
+                format!("{name}/{own}, which is {} on {}", numbers.join(" and "), pod.id)
             }
         })
     }

@@ -93,6 +93,22 @@ impl<'a> Pairs<'a> {
         }
     }
 
+    /// All pairs, families and ports, in the order of the answer.
+    fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        let (members, ports) = (self.members.len(), self.ports.len());
+        let pairs = (0..members).flat_map(move |from| (0..members).map(move |to| (from, to)));
+        pairs.flat_map(move |(from, to)| {
+            (0..Family::ALL.len()).flat_map(move |family| {
+                (0..ports).map(move |port| Place {
+                    from,
+                    to,
+                    family,
+                    port,
+                })
+            })
+        })
+    }
+
     /// `None`: a pod with itself, or a family that they have not both.
     fn row(&mut self, place: Place) -> Option<Row<'a>> {
         let Place {

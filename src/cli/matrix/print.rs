@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use super::{Pairs, Place};
 use crate::cli::{Family, Verdict, escape};
 
-/// Columns of a table whose columns are named; wider ones are numbered.
+/// Characters of a table's line; where the pods' names do not fit, the columns are numbered.
 const NAMED_WIDTH: usize = 110;
-/// Pods of a table; more become lines.
+/// Pods of a table; more become lines. Columns are numbered with two digits.
 const NUMBERED: usize = 60;
 
 /// One row a line; the array is complete JSON even where it has no rows.
@@ -24,42 +24,31 @@ pub(super) fn json(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()>
         .collect::<io::Result<Vec<_>>>()?;
     write!(out, "[")?;
     let mut separator = "\n";
-    for from in 0..names.len() {
-        for to in 0..names.len() {
-            for family in 0..Family::ALL.len() {
-                for port in 0..ports.len() {
-                    let Some(row) = pairs.row(Place {
-                        from,
-                        to,
-                        family,
-                        port,
-                    }) else {
-                        continue;
-                    };
-                    for part in [
-                        separator,
-                        "{\"from\":",
-                        &names[from],
-                        ",\"to\":",
-                        &names[to],
-                        ",\"family\":\"",
-                        row.family.as_str(),
-                        "\",\"port\":",
-                        &ports[port],
-                        ",\"egress\":\"",
-                        row.egress.as_str(),
-                        "\",\"ingress\":\"",
-                        row.ingress.as_str(),
-                        "\",\"verdict\":\"",
-                        row.verdict.as_str(),
-                        "\"}",
-                    ] {
-                        out.write_all(part.as_bytes())?;
-                    }
-                    separator = ",\n";
-                }
-            }
+    for place in pairs.places() {
+        let Some(row) = pairs.row(place) else {
+            continue;
+        };
+        for part in [
+            separator,
+            "{\"from\":",
+            &names[place.from],
+            ",\"to\":",
+            &names[place.to],
+            ",\"family\":\"",
+            row.family.as_str(),
+            "\",\"port\":",
+            &ports[place.port],
+            ",\"egress\":\"",
+            row.egress.as_str(),
+            "\",\"ingress\":\"",
+            row.ingress.as_str(),
+            "\",\"verdict\":\"",
+            row.verdict.as_str(),
+            "\"}",
+        ] {
+            out.write_all(part.as_bytes())?;
         }
+        separator = ",\n";
     }
     writeln!(out, "\n]")
 }
@@ -79,7 +68,7 @@ pub(super) fn text(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()>
     }
     writeln!(
         out,
-        "From the pod at the left to the pod above. yes: allowed; E: denied by the egress policies of the left one; \
+        "From the pod at the left to the pod above. ok: allowed; E: denied by the egress policies of the left one; \
          I: by the ingress policies of the one above; EI: by both"
     )?;
     for port in 0..pairs.ports.len() {
@@ -120,12 +109,14 @@ fn table(
             ),
         })
         .unzip();
+    let gap = if named { "  " } else { " " };
     let left = rows.iter().map(|row| width(row)).max().unwrap_or_default();
     let cells = |first: &str, cells: Vec<&str>| {
         let mut line = format!("{first:left$}");
         for (cell, column) in cells.into_iter().zip(&columns) {
             let width = width(column).max(CELL);
-            line.push_str(&format!("  {cell:width$}"));
+            line.push_str(gap);
+            line.push_str(&format!("{cell:width$}"));
         }
         line.truncate(line.trim_end().len());
         line
@@ -148,11 +139,11 @@ fn table(
 }
 
 /// Width of the widest [`symbol`].
-const CELL: usize = 3;
+const CELL: usize = 2;
 
 fn symbol(egress: Verdict, ingress: Verdict) -> &'static str {
     match (egress, ingress) {
-        (Verdict::Allow, Verdict::Allow) => "yes",
+        (Verdict::Allow, Verdict::Allow) => "ok",
         (Verdict::Deny, Verdict::Allow) => "E",
         (Verdict::Allow, Verdict::Deny) => "I",
         (Verdict::Deny, Verdict::Deny) => "EI",
@@ -161,33 +152,19 @@ fn symbol(egress: Verdict, ingress: Verdict) -> &'static str {
 
 fn lines(out: &mut dyn Write, pairs: &mut Pairs<'_>, names: &[String]) -> io::Result<()> {
     let ports: Vec<String> = pairs.ports.iter().map(ToString::to_string).collect();
-    for from in 0..names.len() {
-        for to in 0..names.len() {
-            for family in 0..Family::ALL.len() {
-                for (port, shown) in ports.iter().enumerate() {
-                    let Some(row) = pairs.row(Place {
-                        from,
-                        to,
-                        family,
-                        port,
-                    }) else {
-                        continue;
-                    };
-                    let verdict = match (row.egress, row.ingress) {
-                        (Verdict::Allow, Verdict::Allow) => "allowed",
-                        (Verdict::Deny, Verdict::Allow) => "denied by egress",
-                        (Verdict::Allow, Verdict::Deny) => "denied by ingress",
-                        (Verdict::Deny, Verdict::Deny) => "denied by egress and ingress",
-                    };
-                    let family = row.family.as_str();
-                    writeln!(
-                        out,
-                        "{} -> {} {family} {shown}: {verdict}",
-                        names[from], names[to]
-                    )?;
-                }
-            }
-        }
+    for place in pairs.places() {
+        let Some(row) = pairs.row(place) else {
+            continue;
+        };
+        let verdict = match (row.egress, row.ingress) {
+            (Verdict::Allow, Verdict::Allow) => "allowed",
+            (Verdict::Deny, Verdict::Allow) => "denied by egress",
+            (Verdict::Allow, Verdict::Deny) => "denied by ingress",
+            (Verdict::Deny, Verdict::Deny) => "denied by egress and ingress",
+        };
+        let (from, to) = (&names[place.from], &names[place.to]);
+        let (family, port) = (row.family.as_str(), &ports[place.port]);
+        writeln!(out, "{from} -> {to} {family} {port}: {verdict}")?;
     }
     Ok(())
 }
