@@ -501,6 +501,51 @@ fn a_large_file_of_many_objects_is_read_whole() {
     assert_eq!((loaded.snapshot.pods.len(), loaded.problems.len()), (5000, 0));
 }
 
+#[test]
+fn what_is_made_to_be_slow_or_to_fill_memory_is_not() {
+    let size = 1 << 20;
+    let repeat = |text: &str| text.repeat(size / text.len());
+    for (name, text) in [
+        ("documents", repeat("- a\n---\n")),
+        ("blank documents", repeat("---\n")),
+        ("brackets", repeat("[")),
+        ("braces", repeat("{")),
+        ("dashes", repeat("- ")),
+        ("question marks", repeat("? ")),
+        ("colons", repeat("a: ")),
+        ("quote", format!("a: \"{}", repeat("x"))),
+        ("word", repeat("x")),
+        ("spaces", repeat(" ")),
+        (
+            "anchors",
+            (0..size / 16).map(|n| format!("k{n}: &a{n} x\n")).collect(),
+        ),
+        ("tags", repeat("!<x> ")),
+        (
+            "unknown fields",
+            format!(
+                "kind: Pod\nmetadata: {{name: a}}\n{}",
+                (0..50_000).map(|n| format!("k{n}: 1\n")).collect::<String>()
+            ),
+        ),
+        ("comments", repeat("#\n")),
+    ] {
+        let started = Instant::now();
+        let loaded = load(&text);
+        println!(
+            "{name}: {:?}, {} problems",
+            started.elapsed(),
+            loaded.problems.len()
+        );
+        assert!(loaded.problems.len() <= 101, "{name}");
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{name}: {:?}",
+            started.elapsed()
+        );
+    }
+}
+
 const SOUND: &str = "# shop\napiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace: shop\n  labels: &l {app: web}\n\
   annotations: {palisade.dev/allowed-source-prefixes: 10.0.0.0/8}\nspec:\n  containers: [{name: c, ports: [{name: http, containerPort: 80}]}]\n\
 status: {podIPs: [{ip: 10.0.0.1}]}\n---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  \

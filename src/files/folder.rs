@@ -138,14 +138,12 @@ impl Folder {
         self.problems.clear();
         self.watch.begin();
         let mut unwatched = Vec::new();
+        let mut continued = BTreeSet::new();
         let watch = &mut self.watch;
-        let listing = walk::list(&self.root, |folder| {
-            unwatched.extend(
-                watch
-                    .enter(folder)
-                    .err()
-                    .map(|error| (folder.to_path_buf(), error)),
-            );
+        let listing = walk::list(&self.root, |folder| match watch.enter(folder) {
+            Ok(true) => drop(continued.insert(folder.to_path_buf())),
+            Ok(false) => {}
+            Err(error) => unwatched.push((folder.to_path_buf(), error)),
         });
         self.watch.end();
         for link in self
@@ -195,10 +193,18 @@ impl Folder {
                 ));
             }
         }
-        self.take_listing(&listing, every_file)
+        if every_file {
+            continued.clear();
+        }
+        self.take_listing(&listing, &continued, every_file)
     }
 
-    fn take_listing(&mut self, listing: &Listing, every_file: bool) -> BTreeSet<PathBuf> {
+    fn take_listing(
+        &mut self,
+        listing: &Listing,
+        continued: &BTreeSet<PathBuf>,
+        every_file: bool,
+    ) -> BTreeSet<PathBuf> {
         self.identity = Some(listing.identity);
         for (folder, error) in &listing.unlisted {
             let problem = self.folder_problem(
@@ -223,6 +229,11 @@ impl Folder {
         }
         let mut read = BTreeSet::new();
         for (path, stamp) in &listing.files {
+            let linked = self.files.get(path).is_some_and(|known| known.linked);
+            if !linked && path.parent().is_some_and(|folder| continued.contains(folder)) {
+                // An event has told of it, or will when it is complete.
+                continue;
+            }
             let same = stamp.is_some() && self.files.get(path).is_some_and(|known| known.stamp == *stamp);
             if (every_file || !same) && self.reread(path) {
                 read.insert(path.clone());

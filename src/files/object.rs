@@ -175,12 +175,17 @@ fn read_object(
     }
 
     let found = Kind::ALL.into_iter().find(|known| known.name() == kind);
-    let group = |version: &str| version.split_once('/').map_or("", |(group, _)| group).to_string();
     match (found, api_version) {
         (Some(found), Some(version)) if version != found.api_version() => {
             // NetworkPolicy was in this group until Kubernetes 1.16.
-            if group(version) != group(found.api_version()) && group(version) != "extensions" {
-                count(format!("{kind}.{}", group(version)), contents);
+            let group = group_of(version);
+            // NetworkPolicy was in this group until Kubernetes 1.16.
+            if group != group_of(found.api_version()) && group != "extensions" {
+                if group.contains("k8s") || group.starts_with("networking") {
+                    let remedy = format!("write {}; the object is not read", found.api_version());
+                    return Err(reader.bad(&version_at, &version.into(), "has no such kind", remedy));
+                }
+                count(format!("{kind}.{group}"), contents);
                 return Ok(());
             }
             let remedy = format!("write {}; it is read as that", found.api_version());
@@ -235,6 +240,10 @@ fn read_list(
 
 fn count(kind: String, contents: &mut Contents) {
     *contents.skipped.entry(text::plain(&kind)).or_default() += 1;
+}
+
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 /// Whether an unknown kind is one that its API group does not have either: then it is a slip of the pen, and may have
