@@ -63,7 +63,7 @@ pub fn json(text: &str) -> Vec<Document<'_>> {
             text: text.get(start..end).unwrap_or_default(),
             tree: value.map(|Tree(value)| value).map_err(|error| Unparsable {
                 line: Some(error.line()).filter(|line| *line > 0),
-                message: text::plain(&error.to_string()),
+                message: said(&error.to_string()),
             }),
         });
         if failed {
@@ -121,7 +121,8 @@ fn is_blank(piece: &str) -> bool {
     })
 }
 
-fn parse_yaml(text: &str, first_line: usize) -> Result<Value, Unparsable> {
+/// One document, as it stands in a text whose first line is `first_line` of its file.
+pub fn parse_yaml(text: &str, first_line: usize) -> Result<Value, Unparsable> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: DEEPEST,
@@ -145,16 +146,23 @@ fn parse_yaml(text: &str, first_line: usize) -> Result<Value, Unparsable> {
                 .filter(|line| *line > 0);
             Unparsable {
                 line: line.map(|line| first_line + line - 1),
-                message: text::plain(
-                    error
-                        .without_snippet()
-                        .to_string()
-                        .lines()
-                        .next()
-                        .unwrap_or_default(),
-                ),
+                message: said(&error.to_string()),
             }
         })
+}
+
+/// What a parser said, without its own line numbers and its advice to programmers.
+fn said(message: &str) -> String {
+    let message = message.lines().next().unwrap_or_default();
+    let message = message.split(" at line ").next().unwrap_or_default();
+    let message = message.split(", set ").next().unwrap_or_default();
+    if message.starts_with("budget breached: Depth") {
+        return format!("it is nested more than {DEEPEST} deep");
+    }
+    if message.starts_with("budget breached") || message.starts_with("alias replay limit") {
+        return "it is too large, its aliases followed".to_string();
+    }
+    text::plain(message)
 }
 
 /// A JSON value, built so that nothing is lost on the way: a number that JSON cannot hold, binary data and a key that

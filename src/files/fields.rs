@@ -36,20 +36,24 @@ impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Path::Root => Ok(()),
-            Path::Key(Path::Root, key) => f.write_str(&path_key(key)),
-            Path::Key(parent, key) => write!(f, "{parent}.{}", path_key(key)),
+            Path::Key(parent, key) => {
+                let parent = parent.to_string();
+                f.write_str(&below(&parent, key))
+            }
             Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
         }
     }
 }
 
-/// A key in a path; one with a dot, a slash or something odd in it as `["key"]` would be, so that paths stay clear.
-fn path_key(key: &str) -> String {
-    let simple = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    if !key.is_empty() && key.len() <= 63 && key.bytes().all(simple) {
+/// The path of the field `key` of `parent`; a key with a dot, a slash or something odd in it is quoted.
+pub fn below(parent: &str, key: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if key.is_empty() || key.len() > 63 || !key.bytes().all(plain) {
+        format!("{parent}[{}]", text::quoted(key))
+    } else if parent.is_empty() {
         key.to_string()
     } else {
-        format!("[{}]", text::quoted(key))
+        format!("{parent}.{key}")
     }
 }
 

@@ -168,23 +168,23 @@ pub fn parse(shown: &str, bytes: &[u8], is_json: bool) -> Contents {
         }
     };
     let mut contents = Contents::default();
-    if is_json {
-        for document in document::json(text) {
-            add(shown, &document, &mut contents);
-        }
-    } else {
-        for document in document::yaml(text) {
-            add(shown, &document, &mut contents);
-        }
-    }
-    let problems = contents.problems.len();
-    if problems > MOST_PROBLEMS {
+    let mut more = 0;
+    let mut take = |document: Document<'_>| {
+        add(shown, &document, &mut contents);
+        more += contents.problems.len().saturating_sub(MOST_PROBLEMS);
         contents.problems.truncate(MOST_PROBLEMS);
+    };
+    if is_json {
+        document::json(text).into_iter().for_each(&mut take);
+    } else {
+        document::yaml(text).for_each(&mut take);
+    }
+    if more > 0 {
         contents.problems.push(Problem {
             object: shown.to_string(),
             field: String::new(),
             value: String::new(),
-            message: format!("has {} more problems", problems - MOST_PROBLEMS),
+            message: format!("has {more} more problems"),
             remedy: "correct those above first".to_string(),
         });
     }

@@ -1,6 +1,6 @@
 //! A folder that is watched: what its files hold is in force, edit by edit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,9 +96,9 @@ impl Folder {
             self.pending.listing = true;
         }
         let pending = std::mem::take(&mut self.pending);
-        let mut files_read = 0;
-        if pending.listing {
-            files_read += self.list(pending.every_file);
+        let mut read = BTreeSet::new();
+        if pending.listing || self.identity.is_none() {
+            read = self.list(pending.every_file);
         }
         let mut files = pending.files;
         if pending.links {
@@ -109,14 +109,16 @@ impl Folder {
         // A folder that is not there has no files to tell of, and what they held stays.
         if self.identity.is_some() {
             for path in files {
-                files_read += usize::from(self.reread(&path));
+                if !read.contains(&path) && self.reread(&path) {
+                    read.insert(path);
+                }
             }
         }
         Refresh {
             changes: self.state.settle(),
             problems: self.problems(),
             skipped: self.state.skipped().clone(),
-            files_read,
+            files_read: read.len(),
         }
     }
 
@@ -131,19 +133,17 @@ impl Folder {
         problems
     }
 
-    /// Lists the folder anew and reads the files that are new or changed, or every one; returns how many.
-    fn list(&mut self, every_file: bool) -> usize {
+    /// Lists the folder anew and reads the files that are new or changed, or every one; returns which.
+    fn list(&mut self, every_file: bool) -> BTreeSet<PathBuf> {
         self.problems.clear();
         self.watch.begin();
         let mut unwatched = Vec::new();
+        let mut continued = BTreeSet::new();
         let watch = &mut self.watch;
-        let listing = walk::list(&self.root, |folder| {
-            unwatched.extend(
-                watch
-                    .enter(folder)
-                    .err()
-                    .map(|error| (folder.to_path_buf(), error)),
-            );
+        let listing = walk::list(&self.root, |folder| match watch.enter(folder) {
+            Ok(true) => drop(continued.insert(folder.to_path_buf())),
+            Ok(false) => {}
+            Err(error) => unwatched.push((folder.to_path_buf(), error)),
         });
         self.watch.end();
         for link in self
@@ -166,7 +166,7 @@ impl Folder {
                 self.problems
                     .push(vanished(format!("cannot be listed: {}", file::reason(&error))));
                 self.identity = None;
-                return 0;
+                return BTreeSet::new();
             }
             // Unmounted, or removed and about to be filled again.
             Ok(listing)
@@ -177,7 +177,7 @@ impl Folder {
                 self.problems
                     .push(vanished("is another one, and empty".to_string()));
                 self.identity = None;
-                return 0;
+                return BTreeSet::new();
             }
             Ok(listing) => listing,
         };
@@ -193,10 +193,18 @@ impl Folder {
                 ));
             }
         }
-        self.take_listing(&listing, every_file)
+        if every_file {
+            continued.clear();
+        }
+        self.take_listing(&listing, &continued, every_file)
     }
 
-    fn take_listing(&mut self, listing: &Listing, every_file: bool) -> usize {
+    fn take_listing(
+        &mut self,
+        listing: &Listing,
+        continued: &BTreeSet<PathBuf>,
+        every_file: bool,
+    ) -> BTreeSet<PathBuf> {
         self.identity = Some(listing.identity);
         for (folder, error) in &listing.unlisted {
             let problem = self.folder_problem(
@@ -219,11 +227,16 @@ impl Folder {
         for path in gone {
             self.forget(&path);
         }
-        let mut read = 0;
+        let mut read = BTreeSet::new();
         for (path, stamp) in &listing.files {
+            let linked = self.files.get(path).is_some_and(|known| known.linked);
+            if !linked && path.parent().is_some_and(|folder| continued.contains(folder)) {
+                // An event has told of it, or will when it is complete.
+                continue;
+            }
             let same = stamp.is_some() && self.files.get(path).is_some_and(|known| known.stamp == *stamp);
-            if every_file || !same {
-                read += usize::from(self.reread(path));
+            if (every_file || !same) && self.reread(path) {
+                read.insert(path.clone());
             }
         }
         read

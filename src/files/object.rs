@@ -81,10 +81,18 @@ pub struct Item {
     pub object: Option<Arc<Object>>,
     /// Whether it may replace an earlier version that was readable.
     pub certain: bool,
-    /// Denies for want of anything better: only until the file has, or had, objects to stay in force instead.
-    pub stand_in: bool,
+    /// It only denies, in the place of a policy that cannot be read.
+    pub stand_in: Option<StandIn>,
     /// For messages, as in `a.yaml, document 2, line 14`.
     pub place: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandIn {
+    /// Needed unless the policy of its name can stay as it was.
+    Named,
+    /// Needed unless any policy of its file stays, since it may be that one.
+    Nameless,
 }
 
 /// What one file holds.
@@ -167,12 +175,17 @@ fn read_object(
     }
 
     let found = Kind::ALL.into_iter().find(|known| known.name() == kind);
-    let group = |version: &str| version.split_once('/').map_or("", |(group, _)| group).to_string();
     match (found, api_version) {
         (Some(found), Some(version)) if version != found.api_version() => {
             // NetworkPolicy was in this group until Kubernetes 1.16.
-            if group(version) != group(found.api_version()) && group(version) != "extensions" {
-                count(format!("{kind}.{}", group(version)), contents);
+            let group = group_of(version);
+            // NetworkPolicy was in this group until Kubernetes 1.16.
+            if group != group_of(found.api_version()) && group != "extensions" {
+                if group.contains("k8s") || group.starts_with("networking") {
+                    let remedy = format!("write {}; the object is not read", found.api_version());
+                    return Err(reader.bad(&version_at, &version.into(), "has no such kind", remedy));
+                }
+                count(format!("{kind}.{group}"), contents);
                 return Ok(());
             }
             let remedy = format!("write {}; it is read as that", found.api_version());
@@ -229,6 +242,10 @@ fn count(kind: String, contents: &mut Contents) {
     *contents.skipped.entry(text::plain(&kind)).or_default() += 1;
 }
 
+fn group_of(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
 /// Whether an unknown kind is one that its API group does not have either: then it is a slip of the pen, and may have
 /// been meant to be an object that matters.
 fn is_misspelt(kind: &str, api_version: Option<&str>) -> bool {
@@ -265,13 +282,28 @@ fn read_known(
     reader: &mut Reader,
     contents: &mut Contents,
 ) -> Result<(), Bad> {
-    let metadata_at = Path::Root.key("metadata");
+    let at = Path::Root.key("metadata");
     let none = Map::new();
-    let metadata = reader
-        .fields(&metadata_at, fields.get("metadata"))?
-        .unwrap_or(&none);
-    let namespace = read_namespace_name(kind, metadata, reader)?;
-    let Ok(name) = read_name(kind, metadata, reader) else {
+    let metadata = reader.fields(&at, fields.get("metadata"))?.unwrap_or(&none);
+    // What is read is read before the rest is checked, so that a problem is told by who knows more about it.
+    let (labels, _) = selector::labels(&at.key("labels"), metadata.get("labels"), reader);
+    let source_prefixes = match kind {
+        Kind::Pod => pod::source_prefixes(&at.key("annotations"), metadata, reader),
+        _ => Vec::new(),
+    };
+    let namespace = read_namespace_name(&at, kind, metadata, reader);
+    let name = read_name(&at, kind, metadata, reader);
+    let fits = schema::check::<ObjectMeta>(&at, fields.get("metadata"), reader);
+    let namespace = match namespace? {
+        Some(namespace) => namespace,
+        None if fits => "default".into(),
+        None => {
+            let remedy = "write it; the object is not read";
+            let message = "is missing, and may be what the field that does not fit was meant to be";
+            return Err(reader.bad(&at.key("namespace"), &Value::Null, message, remedy));
+        }
+    };
+    let Ok(name) = name else {
         if kind == Kind::Policy {
             contents.items.push(nameless_policy(&namespace, place));
         }
@@ -288,9 +320,15 @@ fn read_known(
     for problem in &mut reader.problems {
         problem.object.clone_from(&reader.object);
     }
-    let identity = identity(&key, metadata, reader);
+    let identity = Identity {
+        id: key.id.clone(),
+        uid: uid(&key, metadata.get("uid").and_then(Value::as_str)),
+        labels,
+        created: created(metadata),
+        source_prefixes,
+    };
     // Source prefixes that cannot be read only allow less; they are no reason to leave the rest as it was.
-    let narrower = "metadata.annotations.[\"palisade.dev/allowed-source-prefixes\"]";
+    let narrower = "metadata.annotations[\"palisade.dev/allowed-source-prefixes\"]";
     let (object, certain) = match kind {
         Kind::Policy => {
             let (policy, certain) = policy::read(identity.id, identity.uid, fields, reader);
@@ -315,7 +353,7 @@ fn read_known(
         key,
         object: object.map(Arc::new),
         certain,
-        stand_in: false,
+        stand_in: None,
         place: place.into(),
     });
     Ok(())
@@ -331,7 +369,11 @@ pub fn nameless_policy(namespace: &Arc<str>, place: &str) -> Item {
         }
     };
     let name: String = place.chars().map(legal).take(200).collect();
-    unreadable_policy(ObjectId::new(namespace, &format!("unreadable-in-{name}")), place)
+    let id = ObjectId::new(namespace, &format!("unreadable-in-{name}"));
+    Item {
+        stand_in: Some(StandIn::Nameless),
+        ..unreadable_policy(id, place)
+    }
 }
 
 /// Denies all in its namespace, until it can be read; an earlier version that was readable stays.
@@ -345,34 +387,38 @@ pub fn unreadable_policy(id: ObjectId, place: &str) -> Item {
         key,
         object: Some(Arc::new(Object::Policy(policy::deny_all(id, uid)))),
         certain: false,
-        stand_in: true,
+        stand_in: Some(StandIn::Named),
         place: place.into(),
     }
 }
 
-fn read_namespace_name(kind: Kind, metadata: &Fields, reader: &mut Reader) -> Result<Arc<str>, Bad> {
-    let at = Path::Root.key("metadata");
+/// `None` where it is absent. Of a Namespace it is empty.
+fn read_namespace_name(
+    at: &Path<'_>,
+    kind: Kind,
+    metadata: &Fields,
+    reader: &mut Reader,
+) -> Result<Option<Arc<str>>, Bad> {
     if kind == Kind::Namespace {
-        schema::check::<ObjectMeta>(&at, Some(&Value::Object(metadata.clone())), reader);
-        return Ok("".into());
+        return Ok(Some("".into()));
     }
-    let namespace_at = at.key("namespace");
-    let namespace = reader.text(&namespace_at, metadata.get("namespace"));
-    let fits = schema::check::<ObjectMeta>(&at, Some(&Value::Object(metadata.clone())), reader);
-    match namespace? {
-        Some(name) if names::is_label(name) => Ok(name.into()),
-        // A misspelt field may be the namespace.
-        None | Some("") if fits => Ok("default".into()),
-        None | Some("") => Err(Bad),
-        Some(name) => Err(reader.bad(&namespace_at, &name.into(), "is no name of a namespace", LABEL)),
+    let at = at.key("namespace");
+    match reader.text(&at, metadata.get("namespace"))? {
+        None | Some("") => Ok(None),
+        Some(name) if names::is_label(name) => Ok(Some(name.into())),
+        Some(name) => Err(reader.bad(&at, &name.into(), "is no name of a namespace", LABEL)),
     }
 }
 
 const LABEL: &str = "write up to 63 lower case letters, digits and inner dashes";
 
-fn read_name<'v>(kind: Kind, metadata: &'v Fields, reader: &mut Reader) -> Result<&'v str, Bad> {
-    let metadata_at = Path::Root.key("metadata");
-    let at = metadata_at.key("name");
+fn read_name<'v>(
+    at: &Path<'_>,
+    kind: Kind,
+    metadata: &'v Fields,
+    reader: &mut Reader,
+) -> Result<&'v str, Bad> {
+    let at = at.key("name");
     let Some(name) = reader
         .text(&at, metadata.get("name"))?
         .filter(|name| !name.is_empty())
@@ -398,30 +444,10 @@ fn read_name<'v>(kind: Kind, metadata: &'v Fields, reader: &mut Reader) -> Resul
     }
 }
 
-fn identity(key: &Key, metadata: &Fields, reader: &mut Reader) -> Identity {
-    let at = Path::Root.key("metadata");
-    let (labels, _) = selector::labels(&at.key("labels"), metadata.get("labels"), reader);
-    let none = Map::new();
-    let annotations_at = at.key("annotations");
-    let annotations = metadata
-        .get("annotations")
-        .and_then(Value::as_object)
-        .unwrap_or(&none);
-    let source_prefixes = match key.kind {
-        Kind::Pod => pod::source_prefixes(&annotations_at, annotations, reader),
-        _ => Vec::new(),
-    };
-    let created = metadata
-        .get("creationTimestamp")
-        .and_then(|time| serde_json::from_value::<Time>(time.clone()).ok())
-        .map(|Time(time)| time.as_second());
-    Identity {
-        id: key.id.clone(),
-        uid: uid(key, metadata.get("uid").and_then(Value::as_str)),
-        labels,
-        created,
-        source_prefixes,
-    }
+/// Seconds since the epoch.
+fn created(metadata: &Fields) -> Option<i64> {
+    let Time(time) = serde_json::from_value(metadata.get("creationTimestamp")?.clone()).ok()?;
+    Some(time.as_second())
 }
 
 /// Stays through edits and renames of files, and no two objects share it, even where one was copied with its UID.

@@ -205,10 +205,11 @@ fn container_port(at: &Path<'_>, value: &Value, reader: &mut Reader) -> Result<C
 }
 
 /// What the annotation lets a pod send from. A block that cannot be read is left out: that allows less.
-pub fn source_prefixes(at: &Path<'_>, annotations: &Fields, reader: &mut Reader) -> Vec<Cidr> {
+pub fn source_prefixes(at: &Path<'_>, metadata: &Fields, reader: &mut Reader) -> Vec<Cidr> {
+    let annotations = metadata.get("annotations");
     let at = at.key(SOURCE_PREFIXES);
     let text = reader
-        .text(&at, annotations.get(SOURCE_PREFIXES))
+        .text(&at, annotations.and_then(|all| all.get(SOURCE_PREFIXES)))
         .ok()
         .flatten()
         .unwrap_or_default();

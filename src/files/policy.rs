@@ -30,13 +30,13 @@ pub fn read(id: ObjectId, uid: std::sync::Arc<str>, object: &Fields, reader: &mu
         object,
         &["apiVersion", "kind", "metadata", "spec", "status"],
     );
-    let (spec, mut misplaced) = match reader.fields(&at, object.get("spec")) {
-        Ok(Some(spec)) => (spec, false),
-        Ok(None) => (&none, !known_top),
-        Err(Bad) => (&none, true),
+    let (spec, readable) = match reader.fields(&at, object.get("spec")) {
+        Ok(spec) => (spec.unwrap_or(&none), true),
+        Err(Bad) => (&none, false),
     };
-    // A field of a wrong name may be any field that is absent.
-    misplaced |= !reader.only(&at, spec, &["podSelector", "policyTypes", "ingress", "egress"]);
+    let known = reader.only(&at, spec, &["podSelector", "policyTypes", "ingress", "egress"]);
+    // A field of a wrong name or in a wrong place may be any that is absent.
+    let misplaced = !(known_top && readable && known);
 
     let selector = match selector::read(&at.key("podSelector"), spec.get("podSelector"), reader) {
         Ok(None) if misplaced => Err(Bad),
@@ -45,6 +45,14 @@ pub fn read(id: ObjectId, uid: std::sync::Arc<str>, object: &Fields, reader: &mu
     };
     let types = policy_types(&at, spec, misplaced, reader);
     let certain = selector.is_ok() && types.is_ok();
+    if !certain {
+        // What is wrong in rules has its own consequence, and comes later.
+        for problem in &mut reader.problems {
+            problem
+                .remedy
+                .push_str("; until then the policy stays as it was, or denies all that it may isolate");
+        }
+    }
     let [ingress, egress] = types.unwrap_or_else(|isolations| isolations);
     let mut rules = |direction: Direction, isolation| match isolation {
         Isolation::Open => None,

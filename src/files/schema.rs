@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
-use super::fields::{Path, Reader};
+use super::fields::{self, Path, Reader};
 use super::text;
 use crate::model::Problem;
 
@@ -82,10 +82,7 @@ fn report(prefix: &str, value: &Value, steps: &[Step], message: String, remedy: 
         match step {
             Step::Key(key) => {
                 at = at.and_then(|value| value.get(key));
-                field = match field.as_str() {
-                    "" => Path::Root.key(key).to_string(),
-                    parent => format!("{parent}.{}", Path::Root.key(key)),
-                };
+                field = fields::below(&field, key);
             }
             Step::Index(index) => {
                 at = at.and_then(|value| value.get(index));

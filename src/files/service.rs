@@ -110,11 +110,13 @@ pub fn read_slice(identity: &Identity, object: &Fields, reader: &mut Reader) -> 
         ],
     );
     let type_at = root.key("addressType");
-    let kind = reader.text(&type_at, object.get("addressType")).ok().flatten();
-    match kind {
+    let written = reader.text(&type_at, object.get("addressType")).ok().flatten();
+    let mut kind = written;
+    match written {
         Some("IPv4" | "IPv6") => {}
         Some("FQDN") => return None,
         other => {
+            kind = None;
             let value = other.map_or(Value::Null, Value::from);
             let message = if other.is_some() {
                 "is no address type"

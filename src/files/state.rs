@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::object::{Contents, Item, Key, Kind, Object};
+use super::object::{Contents, Item, Key, Kind, Object, StandIn};
 use super::pod;
 use crate::model::{Change, Direction, Labels, ObjectId, Policy, Problem, Rule, Selector, Snapshot};
 
@@ -57,17 +57,18 @@ impl State {
         } = contents;
         let mut held: Vec<_> = items.into_iter().map(|item| Held { item, kept: false }).collect();
         if doubtful {
-            let named: BTreeSet<Key> = held.iter().map(|held| held.item.key.clone()).collect();
+            let told = held.iter().filter(|held| held.item.stand_in.is_none());
+            let told: BTreeSet<Key> = told.map(|held| held.item.key.clone()).collect();
             let earlier = before.into_iter().map(|held| held.item);
             let kept: Vec<_> = earlier
-                .filter(|item| !item.stand_in && !named.contains(&item.key))
+                .filter(|item| item.stand_in.is_none() && !told.contains(&item.key))
                 .map(|item| Held { item, kept: true })
                 .collect();
-            // Where earlier policies stay, an unnamed one that denies all would be one too many.
-            let stays = |key: &Key| {
-                kept.iter().any(|k| k.item.key.kind == Kind::Policy) && !self.in_force.contains_key(key)
-            };
-            held.retain(|held| !held.item.stand_in || !stays(&held.item.key));
+            held.retain(|held| match held.item.stand_in {
+                None => true,
+                Some(StandIn::Named) => kept.iter().all(|kept| kept.item.key != held.item.key),
+                Some(StandIn::Nameless) => kept.iter().all(|kept| kept.item.key.kind != Kind::Policy),
+            });
             held.extend(kept);
         }
         for (position, held) in held.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! A folder and all below it → which files are to be read.
 //!
 //! Files are those that `kubectl apply -R` would take; hidden ones are not. Links are followed, a folder is listed once
-//! however many ways lead to it.
+//! however many ways lead to it, and none that the folder itself is in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,12 +25,14 @@ pub struct Listing {
 ///
 /// Errors: the root itself cannot be listed.
 pub fn list(root: &Path, mut enter: impl FnMut(&Path)) -> io::Result<Listing> {
-    let identity = identity(root)?;
+    let identity = self::identity(root)?;
     let mut listing = Listing {
         identity,
         ..Listing::default()
     };
     let mut seen = BTreeSet::from([identity]);
+    let full = root.canonicalize()?;
+    seen.extend(full.ancestors().filter_map(|above| self::identity(above).ok()));
     let mut waiting = vec![PathBuf::new()];
     while let Some(folder) = waiting.pop() {
         enter(&folder);

@@ -100,8 +100,9 @@ impl Watch {
         }
     }
 
-    /// Watches the folder `below` the root, and keeps watching it after [`Self::end`].
-    pub fn enter(&mut self, below: &Path) -> io::Result<()> {
+    /// Watches the folder `below` the root, and keeps watching it after [`Self::end`]. Whether it was watched before, so
+    /// that no event in it was missed.
+    pub fn enter(&mut self, below: &Path) -> io::Result<bool> {
         let mask = WatchMask::CLOSE_WRITE
             | WatchMask::CREATE
             | WatchMask::MOVED_TO
@@ -110,7 +111,9 @@ impl Watch {
             | WatchMask::ATTRIB
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
-        self.add(&self.root.join(below), mask, Role::Within(below.to_path_buf()))
+        let role = Role::Within(below.to_path_buf());
+        let watch = self.add(&self.root.join(below), mask, role.clone())?;
+        Ok(self.roles.get(&watch).is_some_and(|roles| roles.contains(&role)))
     }
 
     /// After the folders were listed: forgets those that were not entered.
@@ -145,12 +148,12 @@ impl Watch {
         }
     }
 
-    fn add(&mut self, folder: &Path, mask: WatchMask, role: Role) -> io::Result<()> {
+    fn add(&mut self, folder: &Path, mask: WatchMask, role: Role) -> io::Result<WatchDescriptor> {
         let watch = self
             .watches
             .add(folder, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR)?;
-        self.renewed.entry(watch).or_default().push(role);
-        Ok(())
+        self.renewed.entry(watch.clone()).or_default().push(role);
+        Ok(watch)
     }
 
     /// Takes the events that are there; does not wait.
