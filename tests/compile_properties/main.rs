@@ -25,31 +25,7 @@ proptest! {
 
     #[test]
     fn s4_the_image_allows_exactly_what_some_entry_allows(world in world::world()) {
-        let compiled = compile(&world.endpoints, &world.pods());
-        for pod in &world.pods {
-            for direction in Direction::ALL {
-                for address in ADDRESSES {
-                    let peer = address.parse().unwrap();
-                    for (protocol, port) in PORTS {
-                        let decision = eval(&compiled.image, &pod.uid, direction, peer, protocol, port).unwrap();
-                        let wanted = naive::allowed(&world.endpoints, pod, direction, peer, protocol, port);
-                        prop_assert_eq!(
-                            decision.allowed, wanted,
-                            "{} {} {} {}/{}", pod.id, direction, address, port, protocol
-                        );
-                        let info = decision.by.map(|key| &compiled.image.rules[&key]);
-                        let sound = match info {
-                            None => decision.allowed,
-                            Some(RuleInfo::Rule(rule)) => decision.allowed && rule.direction == direction,
-                            Some(RuleInfo::Isolation { direction: d, .. }) => {
-                                !decision.allowed && *d == direction
-                            }
-                        };
-                        prop_assert!(sound, "{decision:?} by {info:?}");
-                    }
-                }
-            }
-        }
+        check_image(&world)?;
     }
 
     #[test]
@@ -67,6 +43,53 @@ proptest! {
     fn a_packet_meets_the_old_verdict_or_the_new_one((old, new) in world::change()) {
         check_change(&image(&old), &image(&new))?;
     }
+
+    #[test]
+    fn a_packet_meets_the_old_verdict_or_the_new_one_when_much_changes_at_once(
+        (old, new) in world::dense_change()
+    ) {
+        check_change(&image(&old), &image(&new))?;
+    }
+
+    #[test]
+    fn s19_nested_blocks_and_exceptions_come_out_as_their_entries_say((world, _) in world::dense_change()) {
+        check_image(&world)?;
+    }
+}
+
+fn check_image(world: &World) -> Result<(), TestCaseError> {
+    let compiled = compile(&world.endpoints, &world.pods());
+    for pod in &world.pods {
+        for direction in Direction::ALL {
+            for address in ADDRESSES {
+                let peer = address.parse().unwrap();
+                for (protocol, port) in PORTS {
+                    let decision = eval(&compiled.image, &pod.uid, direction, peer, protocol, port).unwrap();
+                    let wanted = naive::allowed(&world.endpoints, pod, direction, peer, protocol, port);
+                    prop_assert_eq!(
+                        decision.allowed,
+                        wanted,
+                        "{} {} {} {}/{}",
+                        pod.id,
+                        direction,
+                        address,
+                        port,
+                        protocol
+                    );
+                    let info = decision.by.map(|key| &compiled.image.rules[&key]);
+                    let sound = match info {
+                        None => decision.allowed,
+                        Some(RuleInfo::Rule(rule)) => decision.allowed && rule.direction == direction,
+                        Some(RuleInfo::Isolation { direction: d, .. }) => {
+                            !decision.allowed && *d == direction
+                        }
+                    };
+                    prop_assert!(sound, "{decision:?} by {info:?}");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn image(world: &World) -> Image {
