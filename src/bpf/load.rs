@@ -43,6 +43,7 @@ pub(super) struct Loaded {
 /// # Errors
 /// What is pinned has another shape, or the kernel refuses a map or a program: its last words are in the error.
 pub(super) fn load(config: &Config, pins: &Pins) -> Result<Loaded> {
+    silence();
     let mut pinned = BTreeMap::new();
     for &map in Map::ALL {
         match sys::open_pin(&pins.map(map)) {
@@ -258,15 +259,20 @@ thread_local! {
 /// What libbpf says on this thread while this lives; elsewhere it is silent.
 struct KernelLog;
 
+/// Keeps libbpf from writing to standard error: what it says is in errors, where it matters.
+pub(super) fn silence() {
+    set_print(Some((PrintLevel::Info, |_, line| {
+        LINES.with_borrow_mut(|lines| {
+            if let Some(lines) = lines {
+                lines.extend(line.lines().map(str::to_owned));
+            }
+        });
+    })));
+}
+
 impl KernelLog {
     fn start() -> Self {
-        set_print(Some((PrintLevel::Info, |_, line| {
-            LINES.with_borrow_mut(|lines| {
-                if let Some(lines) = lines {
-                    lines.extend(line.lines().map(str::to_owned));
-                }
-            });
-        })));
+        silence();
         LINES.set(Some(Vec::new()));
         Self
     }

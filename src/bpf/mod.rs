@@ -4,35 +4,37 @@
 //! In: operations on the image, interfaces to attach to. Out: the image that the pinned maps hold, counters, events.
 //! [`Kernel`] is the one writer of everything under its pin path; the kernel goes on enforcing when it is dropped.
 
-//mod adopt;
-//mod apply;
-//mod attach;
+mod adopt;
+mod apply;
+mod attach;
 mod capability;
 mod clean;
 mod config;
-//mod counters;
-//mod ids;
+mod counters;
+mod ids;
 mod kernel;
-//mod l4;
+mod keys;
+mod l4;
 mod load;
-//mod mirror;
+mod mirror;
 mod mmap;
 mod notes;
 mod pins;
 mod plain;
-//mod ring;
-//mod steps;
+mod ring;
+mod steps;
 mod sys;
 mod tables;
 mod test_run;
 
-//pub use apply::{Applied, ApplyError};
-//pub use attach::Attachment;
-pub use clean::clean;
+pub use apply::{Applied, ApplyError};
+pub use attach::Attachment;
+pub use clean::{Cleaned, clean};
 pub use config::{AttachKind, Config, Map, MapSizes};
-//pub use counters::{Count, Counters, MapFill, Reason};
-pub use kernel::{Kernel, Opened};
-//pub use ring::{Event, EventReader};
+pub use counters::{Count, Counters, MapFill, Reason};
+pub use kernel::{Kernel, Opened, Swept};
+pub use ring::{Event, EventReader};
+pub use steps::Written;
 pub use test_run::{Frame, Ran};
 
 #[allow(clippy::all, dead_code, unsafe_op_in_unsafe_fn, missing_debug_implementations)]

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, statfs};
@@ -20,6 +21,8 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const BPFFS: &str = "/sys/fs/bpf";
 /// Ends the name of what is about to replace its namesake; a crash may leave one.
 const ASIDE: &str = "-new";
+/// A predecessor may be ending just now.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// The folders of one instance, and the lock that says it is in use.
 #[derive(Debug)]
@@ -52,10 +55,6 @@ impl Pins {
             fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
         Ok(pins)
-    }
-
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 
     fn version(&self) -> PathBuf {
@@ -177,13 +176,19 @@ pub(super) fn lock(root: &Path) -> Result<OwnedFd> {
         Mode::empty(),
     )
     .with_context(|| format!("cannot open {}", root.display()))?;
-    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(folder),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-            "{} is in use by another palisade process; stop it, or give this one another --pin-path",
-            root.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", root.display())),
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_WAIT / 50)
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+                "{} is in use by another palisade process; stop it, or give this one another --pin-path",
+                root.display()
+            ),
+            Err(error) => return Err(error).with_context(|| format!("cannot lock {}", root.display())),
+        }
     }
 }
 

@@ -163,6 +163,80 @@ pub(super) fn tcx_info(link: BorrowedFd<'_>) -> io::Result<Option<TcxInfo>> {
     }))
 }
 
+/// Where a clsact filter of ours stands in its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FilterPlace {
+    pub priority: u32,
+    pub handle: u32,
+}
+
+fn tc_hook(ifindex: u32, point: raw::bpf_tc_attach_point) -> raw::bpf_tc_hook {
+    raw::bpf_tc_hook {
+        sz: size_of::<raw::bpf_tc_hook>() as _,
+        ifindex: ifindex.cast_signed(),
+        attach_point: point,
+        ..Default::default()
+    }
+}
+
+fn tc_filter(place: FilterPlace) -> raw::bpf_tc_opts {
+    raw::bpf_tc_opts {
+        sz: size_of::<raw::bpf_tc_opts>() as _,
+        handle: place.handle,
+        priority: place.priority,
+        ..Default::default()
+    }
+}
+
+impl Hook {
+    fn tc(self) -> raw::bpf_tc_attach_point {
+        match self {
+            Self::Ingress => raw::BPF_TC_INGRESS,
+            Self::Egress => raw::BPF_TC_EGRESS,
+        }
+    }
+}
+
+/// Adds a clsact qdisc to an interface that has none.
+pub(super) fn clsact_create(ifindex: u32) -> io::Result<()> {
+    let mut hook = tc_hook(ifindex, raw::BPF_TC_INGRESS | raw::BPF_TC_EGRESS);
+    // SAFETY: hook is sized by sz and outlives the call.
+    match check(unsafe { raw::bpf_tc_hook_create(&mut hook) }) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Adds a filter, or replaces in place the one that is there.
+pub(super) fn filter_attach(
+    ifindex: u32,
+    hook: Hook,
+    place: FilterPlace,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let hook = tc_hook(ifindex, hook.tc());
+    let mut filter = tc_filter(place);
+    filter.prog_fd = program.as_raw_fd();
+    filter.flags = raw::BPF_TC_F_REPLACE;
+    // SAFETY: both are sized by sz and outlive the call; the descriptor is open.
+    check(unsafe { raw::bpf_tc_attach(&hook, &mut filter) }).map(drop)
+}
+
+/// Id of the program of a filter.
+pub(super) fn filter_program(ifindex: u32, hook: Hook, place: FilterPlace) -> io::Result<u32> {
+    let hook = tc_hook(ifindex, hook.tc());
+    let mut filter = tc_filter(place);
+    // SAFETY: both are sized by sz and outlive the call.
+    check(unsafe { raw::bpf_tc_query(&hook, &mut filter) })?;
+    Ok(filter.prog_id)
+}
+
+pub(super) fn filter_detach(ifindex: u32, hook: Hook, place: FilterPlace) -> io::Result<()> {
+    let hook = tc_hook(ifindex, hook.tc());
+    // SAFETY: both are sized by sz and outlive the call.
+    check(unsafe { raw::bpf_tc_detach(&hook, &tc_filter(place)) }).map(drop)
+}
+
 fn batch_options() -> raw::bpf_map_batch_opts {
     raw::bpf_map_batch_opts {
         sz: size_of::<raw::bpf_map_batch_opts>() as _,
