@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use kernel_support::{Pins, root};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use palisade::bpf::{Applied, ApplyError, Kernel, Map, Swept};
 use palisade::compile::{
     Class, Image, L4, L4Key, Op, PodDirection, PodImage, Psid, Row, RuleInfo, RuleKey, diff,
@@ -35,7 +36,7 @@ fn rule(number: u32) -> (RuleKey, RuleInfo) {
         RuleInfo::Rule(RuleId {
             policy,
             direction: Direction::Ingress,
-            index: (number % 2 == 0).then_some(number),
+            index: number.is_multiple_of(2).then_some(number),
         })
     };
     (RuleKey(hash(&number)), info)
@@ -113,6 +114,14 @@ prop_compose! {
     }
 }
 
+/// Opens with nothing in force, on a pin path that all cases share: to load the programs anew takes long.
+fn cleared(pins: &Pins) -> Kernel {
+    let mut kernel = Kernel::open(&pins.config()).unwrap();
+    reach(&mut kernel, &Image::default());
+    kernel.sweep().unwrap();
+    kernel
+}
+
 fn reach(kernel: &mut Kernel, image: &Image) -> Applied {
     let ops = diff(kernel.image(), image);
     kernel.apply(&ops).unwrap()
@@ -128,10 +137,11 @@ fn any_sequence_of_images_reads_back_after_each_restart() {
         failure_persistence: None,
         ..Runs::default()
     });
+    let pins = Pins::new();
+    let empty = cleared(&pins).fill();
     runner
         .run(&vec(images(), 1..5), |sequence| {
-            let pins = Pins::new();
-            let empty = Kernel::open(&pins.config()).unwrap().fill();
+            drop(cleared(&pins));
             for image in sequence {
                 let mut kernel = Kernel::open(&pins.config()).unwrap();
                 reach(&mut kernel, &image);
@@ -147,7 +157,77 @@ fn any_sequence_of_images_reads_back_after_each_restart() {
             }
             let mut kernel = Kernel::open(&pins.config()).unwrap();
             reach(&mut kernel, &Image::default());
-            prop_assert_eq!(kernel.fill(), empty);
+            prop_assert_eq!(&kernel.fill(), &empty);
+            Ok(())
+        })
+        .unwrap();
+}
+
+const DAMAGED: [Map; 11] = [
+    Map::Note,
+    Map::RuleIndex,
+    Map::Row,
+    Map::Ip4,
+    Map::Ip6,
+    Map::Net4,
+    Map::Net6,
+    Map::Source4,
+    Map::Source6,
+    Map::PodIf,
+    Map::L4,
+];
+
+/// Loses entries behind the agent's back, as a crash between two writes does.
+fn damage(pins: &Pins, choices: &[(Index, Index)]) {
+    for (map, entry) in choices {
+        let map = DAMAGED[map.index(DAMAGED.len())];
+        let handle = MapHandle::from_pinned_path(pins.0.join("v1/maps").join(map.name())).unwrap();
+        let keys: Vec<Vec<u8>> = match map {
+            Map::L4 => (2_u32..20).map(|id| id.to_ne_bytes().to_vec()).collect(),
+            _ => handle.keys().collect(),
+        };
+        if keys.is_empty() {
+            continue;
+        }
+        let key = &keys[entry.index(keys.len())];
+        match map {
+            Map::L4 => handle
+                .update(key, &vec![0xee; handle.value_size() as usize], MapFlags::ANY)
+                .unwrap(),
+            _ => handle.delete(key).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn whatever_a_crash_loses_is_written_again_and_its_leavings_are_swept() {
+    if !root() {
+        return;
+    }
+    let mut runner = TestRunner::new(Runs {
+        cases: 80,
+        failure_persistence: None,
+        ..Runs::default()
+    });
+    let losses = vec((any::<Index>(), any::<Index>()), 1..6);
+    let pins = Pins::new();
+    let empty = cleared(&pins).fill();
+    runner
+        .run(&(images(), images(), losses), |(before, after, losses)| {
+            let mut kernel = cleared(&pins);
+            reach(&mut kernel, &before);
+            drop(kernel);
+            damage(&pins, &losses);
+            let mut kernel = Kernel::open(&pins.config()).unwrap();
+            reach(&mut kernel, &after);
+            kernel.sweep().unwrap();
+            prop_assert_eq!(kernel.image(), &after);
+            drop(kernel);
+            let mut kernel = Kernel::open(&pins.config()).unwrap();
+            prop_assert_eq!(kernel.image(), &after);
+            prop_assert_eq!(kernel.sweep().unwrap(), Swept::default());
+            reach(&mut kernel, &Image::default());
+            prop_assert_eq!(&kernel.fill(), &empty);
             Ok(())
         })
         .unwrap();
@@ -319,6 +399,75 @@ fn a_change_that_does_not_fit_is_refused_whole_and_names_the_flag() {
         image.addresses.insert("10.0.0.11".parse().unwrap(), Class(5));
     });
     assert_eq!(written.map_writes, 1);
+}
+
+#[test]
+fn a_write_that_the_kernel_refuses_leaves_an_image_of_what_is_in_force() {
+    if !root() {
+        return;
+    }
+    let pins = Pins::new();
+    let config = pins.config();
+    let mut kernel = Kernel::open(&config).unwrap();
+    reach(&mut kernel, &small());
+    // Somebody else fills the map.
+    let handle = MapHandle::from_pinned_path(pins.0.join("v1/maps/ip4")).unwrap();
+    for number in 1..config.sizes.addresses {
+        handle
+            .update(&number.to_be_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY)
+            .unwrap();
+    }
+    let wanted = {
+        let mut image = small();
+        image.addresses.clear();
+        for last in 1..=3 {
+            image
+                .addresses
+                .insert(IpAddr::V4([10, 0, 0, last].into()), Class(5));
+        }
+        image
+    };
+    let error = kernel.apply(&diff(&small(), &wanted)).unwrap_err();
+    assert!(
+        matches!(error, ApplyError::Kernel(_)) && error.to_string().contains("ip4"),
+        "{error}"
+    );
+    assert_eq!(kernel.image().addresses.len() as u32, config.sizes.addresses);
+    // Knowing what is there, the next difference makes room first where it can; here in two parts.
+    let mut emptied = kernel.image().clone();
+    emptied.addresses.clear();
+    reach(&mut kernel, &emptied);
+    reach(&mut kernel, &wanted);
+    assert_eq!(kernel.image(), &wanted);
+}
+
+#[test]
+fn a_peer_takes_a_hundred_bytes_at_most() {
+    if !root() {
+        return;
+    }
+    const PEERS: u32 = 50_000;
+    let pins = Pins::new();
+    let mut config = pins.config();
+    config.sizes.addresses = 262_144;
+    let mut kernel = Kernel::open(&config).unwrap();
+    let total = |kernel: &Kernel| kernel.memory().unwrap().values().sum::<u64>();
+    let empty = total(&kernel);
+    let peers = |make: fn(u32) -> IpAddr| {
+        let mut image = small();
+        image.addresses = (0..PEERS).map(|n| (make(n), Class(5))).collect();
+        image
+    };
+    for make in [
+        (|n| IpAddr::V4((0x0a00_0000 + n).into())) as fn(u32) -> IpAddr,
+        |n| IpAddr::V6(((0xfd_u128 << 120) + u128::from(n)).into()),
+    ] {
+        reach(&mut kernel, &peers(make));
+        let each = (total(&kernel) - empty) / u64::from(PEERS);
+        // 0: this kernel does not account for entries (before 6.4).
+        assert!(each <= 100, "{each} bytes");
+        println!("{each} bytes a peer");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What the maps hold → [`Mirror`], after a restart or an error.
 //!
 //! Nothing is written here. What cannot be read as part of an image (a crash came between two writes) is left in force and
-//! kept as a stray for [`Kernel::sweep`](super::Kernel::sweep). A pod whose parts contradict each other appears in the
+//! kept as a stray for [`Kernel::sweep`](super::Kernel::sweep); the places in arrays that strays refer to are not given out
+//! before the next start. A pod whose parts contradict each other appears in the
 //! image as unknown, so that every difference rewrites it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,6 +37,8 @@ impl Mirror {
             tables: Tables::default(),
             strays: BTreeSet::new(),
             counts: BTreeMap::new(),
+            held_nodes: BTreeSet::new(),
+            held_slots: BTreeSet::new(),
         };
         reading.rules()?;
         reading.tables()?;
@@ -58,6 +61,9 @@ struct Reading<'a> {
     tables: Tables,
     strays: BTreeSet<(Map, Vec<u8>)>,
     counts: BTreeMap<Map, u32>,
+    /// What strays refer to.
+    held_nodes: BTreeSet<u32>,
+    held_slots: BTreeSet<u32>,
 }
 
 type Sources = BTreeMap<u32, BTreeSet<Cidr>>;
@@ -172,10 +178,29 @@ impl Reading<'_> {
                 Some(row) => {
                     self.image.rows.insert((Psid(key.psid), Class(key.class_id)), row);
                 }
-                None => self.stray(Map::Row, &key),
+                None => {
+                    self.hold_nodes(row.l4, abi::L4_LEVELS);
+                    self.stray(Map::Row, &key);
+                }
             }
         }
         Ok(())
+    }
+
+    /// A row that is no part of the image is in force all the same: what it leads to must not become another table.
+    fn hold_nodes(&mut self, id: u32, levels: u32) {
+        let inside = (abi::L4_FIRST..self.maps.capacity(Map::L4)).contains(&id);
+        if levels == 0 || !inside || !self.held_nodes.insert(id) {
+            return;
+        }
+        let node = self.maps.table::<u32, types::l4_node>(Map::L4).get(&id);
+        if let Ok(Some(node)) = node
+            && node.level > 0
+        {
+            node.target
+                .iter()
+                .for_each(|child| self.hold_nodes(*child, levels - 1));
+        }
     }
 
     fn addresses(&mut self) -> Result<()> {
@@ -232,6 +257,7 @@ impl Reading<'_> {
     fn stray_sources(&mut self, sources: &mut Sources, live: &BTreeSet<u32>) {
         sources.retain(|slot, prefixes| {
             if !live.contains(slot) {
+                self.held_slots.insert(*slot);
                 self.strays
                     .extend(prefixes.iter().map(|cidr| keys::source(*slot, *cidr)));
             }
@@ -274,6 +300,7 @@ impl Reading<'_> {
             if live.contains(&owner.slot) {
                 interfaces.insert(ifindex, owner.slot);
             } else {
+                self.held_slots.insert(owner.slot);
                 self.stray(Map::PodIf, &ifindex);
             }
         }
@@ -342,14 +369,17 @@ impl Reading<'_> {
         let chunks: u32 = notes.values().sum();
         let stray = self.strays.iter().filter(|(map, _)| *map == Map::Note).count() as u32;
         self.counts.insert(Map::Note, chunks + stray);
-        let used_slots: BTreeSet<u32> = slots.values().copied().collect();
+        let mut used_slots = self.held_slots;
+        used_slots.extend(slots.values());
         let maps = self.maps;
         Mirror {
             slot_ids: Ids::new(0, maps.capacity(Map::PodState), |id| used_slots.contains(&id)),
             rule_ids: Ids::new(abi::COUNTER_FIRST, maps.capacity(Map::Counters), |id| {
                 self.by_index.contains_key(&id)
             }),
-            node_ids: Ids::new(abi::L4_FIRST, maps.capacity(Map::L4), |id| self.tables.uses(id)),
+            node_ids: Ids::new(abi::L4_FIRST, maps.capacity(Map::L4), |id| {
+                self.tables.uses(id) || self.held_nodes.contains(&id)
+            }),
             image: self.image,
             slots,
             rules: self.rules,

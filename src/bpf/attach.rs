@@ -17,6 +17,7 @@ use super::kernel::Kernel;
 use super::load::PROGRAMS;
 use super::notes::{self, NoteKey, PodNote};
 use super::pins::replace_pin;
+use super::stage::Stage;
 use super::steps::{PodWords, Step, Written};
 use super::sys::{self, FilterPlace, Hook};
 use super::types::pod_if;
@@ -82,7 +83,7 @@ impl Kernel {
         if interface_name(ifindex).is_none() {
             bail!("there is no interface {ifindex}");
         }
-        let written = self.stage_one(|stage| {
+        let written = self.change(|stage| {
             let known = stage.mirror.slots.contains_key(uid);
             let slot = stage.slot(uid);
             if !known {
@@ -97,10 +98,16 @@ impl Kernel {
                 stage.note(NoteKey::Pod(slot), &notes::text(&note));
                 stage.steps.push(Step::Pod(slot, PodWords::unknown()));
             }
-            if stage.mirror.interfaces.insert(ifindex, slot) != Some(slot) {
+            let before = stage.mirror.interfaces.insert(ifindex, slot);
+            if before != Some(slot) {
+                stage
+                    .mirror
+                    .strays
+                    .remove(&(Map::PodIf, ifindex.to_ne_bytes().to_vec()));
                 stage.see(Map::PodIf);
                 stage.steps.push(Step::Interface { slot, ifindex });
                 stage.steps.put(Map::PodIf, &ifindex, &pod_if { slot, flags: 0 });
+                before.into_iter().for_each(|slot| stage.lost_interface(slot));
             }
             Ok(())
         })?;
@@ -120,19 +127,12 @@ impl Kernel {
             detach_link(&self.pins.link(ifindex, hook(direction)))?;
             detach_filter(ifindex, hook(direction))?;
         }
-        let written = self.stage_one(|stage| {
+        let written = self.change(|stage| {
             let Some(slot) = stage.mirror.interfaces.remove(&ifindex) else {
                 return Ok(());
             };
             stage.steps.delete(Map::PodIf, &ifindex.to_ne_bytes());
-            let other = stage.mirror.interfaces.iter().find(|(_, owner)| **owner == slot);
-            let ifindex = other.map_or(0, |(ifindex, _)| *ifindex);
-            stage.steps.push(Step::Interface { slot, ifindex });
-            let uid = stage.mirror.slots.iter().find(|(_, owner)| **owner == slot);
-            let uid = uid.map(|(uid, _)| uid.clone());
-            if let Some(uid) = uid.filter(|uid| ifindex == 0 && !stage.mirror.image.pods.contains_key(uid)) {
-                stage.remove_pod(&uid);
-            }
+            stage.lost_interface(slot);
             Ok(())
         })?;
         Ok(written)
@@ -206,27 +206,41 @@ impl Kernel {
         detach_link(&self.pins.link(ifindex, hook))
     }
 
-    /// Moves what an earlier process attached to this one's programs; forgets what went with its interface.
-    pub(super) fn adopt_attachments(&mut self) -> Result<()> {
-        for (ifindex, hook, path) in self.pins.pinned_links()? {
+    /// Forgets interfaces that are gone, with their links. Whoever watches interfaces calls this when one goes.
+    ///
+    /// # Errors
+    /// The kernel refuses; calling again goes on where it stopped.
+    pub fn forget_gone(&mut self) -> Result<Vec<u32>> {
+        let mut gone: Vec<u32> = self.mirror.interfaces.keys().copied().collect();
+        gone.retain(|ifindex| interface_name(*ifindex).is_none());
+        for ifindex in &gone {
+            self.detach(*ifindex)?;
+        }
+        for (_, _, path) in self.pins.pinned_links()? {
             let link = sys::open_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
-            match sys::tcx_info(link.as_fd())? {
-                Some(info) if info.ifindex == ifindex => {
-                    if self.opened.adopted && info.program != self.program_ids[direction(hook) as usize] {
-                        sys::link_update(link.as_fd(), self.program(direction(hook)))
-                            .with_context(|| format!("cannot renew the program of {}", path.display()))?;
-                    }
-                }
-                _ => std::fs::remove_file(&path)
-                    .with_context(|| format!("cannot remove {}", path.display()))?,
+            if sys::tcx_info(link.as_fd())?.is_none_or(|info| info.ifindex == 0) {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
         }
-        let interfaces: Vec<u32> = self.mirror.interfaces.keys().copied().collect();
-        for ifindex in interfaces {
-            if interface_name(ifindex).is_none() {
-                self.detach(ifindex)?;
-                continue;
+        Ok(gone)
+    }
+
+    /// Moves what an earlier process attached to this one's programs.
+    pub(super) fn adopt_attachments(&mut self) -> Result<()> {
+        self.forget_gone()?;
+        if !self.opened.adopted {
+            // Those programs judge by other maps, that are full while these are empty: attach moves one after the other.
+            return Ok(());
+        }
+        for (_, hook, path) in self.pins.pinned_links()? {
+            let link = sys::open_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            let program = sys::tcx_info(link.as_fd())?.map(|info| info.program);
+            if program != Some(self.program_ids[direction(hook) as usize]) {
+                sys::link_update(link.as_fd(), self.program(direction(hook)))
+                    .with_context(|| format!("cannot renew the program of {}", path.display()))?;
             }
+        }
+        for &ifindex in self.mirror.interfaces.keys() {
             for hook in [Hook::Ingress, Hook::Egress] {
                 let wanted = self.program_ids[direction(hook) as usize];
                 if filter(ifindex, hook)?.is_some_and(|id| id != wanted) {
@@ -236,6 +250,21 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+}
+
+impl Stage<'_> {
+    /// After an interface of this slot is gone: another one of the pod takes its place; a pod that has none and that the image
+    /// never had is forgotten.
+    fn lost_interface(&mut self, slot: u32) {
+        let other = self.mirror.interfaces.iter().find(|(_, owner)| **owner == slot);
+        let ifindex = other.map_or(0, |(ifindex, _)| *ifindex);
+        self.steps.push(Step::Interface { slot, ifindex });
+        let uid = self.mirror.slots.iter().find(|(_, owner)| **owner == slot);
+        let uid = uid.map(|(uid, _)| uid.clone());
+        if let Some(uid) = uid.filter(|uid| ifindex == 0 && !self.mirror.image.pods.contains_key(uid)) {
+            self.remove_pod(&uid);
+        }
     }
 }
 

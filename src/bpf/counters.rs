@@ -1,6 +1,7 @@
 //! What the programs counted, and how full the maps are.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
 
@@ -151,6 +152,21 @@ impl Kernel {
                 capacity: self.maps.capacity(map),
             })
             .collect()
+    }
+
+    /// Bytes of kernel memory of each map, as the kernel accounts for them (exact from 6.4 on).
+    ///
+    /// # Errors
+    /// /proc is not there.
+    pub fn memory(&self) -> Result<BTreeMap<Map, u64>> {
+        let memory = |map: Map| {
+            let path = format!("/proc/self/fdinfo/{}", self.maps.fd(map).as_raw_fd());
+            let text = std::fs::read_to_string(&path).context(path)?;
+            let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+            let bytes = line.and_then(|bytes| bytes.trim().parse().ok());
+            Ok((map, bytes.unwrap_or(0)))
+        };
+        Map::ALL.iter().map(|&map| memory(map)).collect()
     }
 
     /// How full conntrack is. Reads both maps through: some 20 ms at 100,000 flows.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::apply::ApplyError;
 use super::config::{Config, Map};
@@ -75,6 +75,14 @@ impl Kernel {
             .context("cannot map pod_state into memory")?;
         let control: MappedArray<types::control> =
             MappedArray::new(maps.fd(Map::Control), 1).context("cannot map control into memory")?;
+        let version = control.get(0).abi_version;
+        if version != 0 && version != abi::ABI_VERSION {
+            bail!(
+                "the maps under {} say they are of ABI {version}, not {}; palisade clean removes them",
+                config.pin_path.display(),
+                abi::ABI_VERSION
+            );
+        }
         let mirror = Mirror::read(&maps, &pods)?;
         let id = |program: &OwnedFd| sys::program_info(program.as_fd()).map(|info| info.id);
         let program_ids = [id(&programs[0])?, id(&programs[1])?];
@@ -158,6 +166,7 @@ impl Kernel {
     /// The kernel refuses; what is removed by then is gone.
     pub fn sweep(&mut self) -> Result<Swept> {
         let Written { map_writes, .. } = self.sweep_maps()?;
+        self.forget_gone()?;
         let mut swept = Swept {
             entries: map_writes,
             versions: 0,
@@ -170,7 +179,7 @@ impl Kernel {
     }
 
     fn sweep_maps(&mut self) -> Result<Written, ApplyError> {
-        self.stage_one(|stage| {
+        self.change(|stage| {
             for (map, key) in std::mem::take(&mut stage.mirror.strays) {
                 stage.delete(map, &key);
             }
@@ -203,3 +212,9 @@ impl Kernel {
         self.programs[direction as usize].as_fd()
     }
 }
+
+const _: fn() = || {
+    // Whoever owns it may work on any thread.
+    fn send<T: Send>() {}
+    send::<Kernel>();
+};

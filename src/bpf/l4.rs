@@ -217,3 +217,129 @@ fn collect(
         .iter()
         .try_for_each(|(_, child)| collect(*child, Some(node.level - 1), read, found, intervals))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's search, step by step (bpf/policy.h).
+    fn search(nodes: &HashMap<u32, l4_node>, root: u32, value: u32) -> u32 {
+        let mut id = root;
+        for _ in 0..abi::L4_LEVELS {
+            let node = &nodes[&id];
+            let mut at = 0;
+            let mut step = FANOUT / 2;
+            while step > 0 {
+                if node.first[at + step] <= value {
+                    at += step;
+                }
+                step /= 2;
+            }
+            id = node.target[at];
+            if node.level == 0 {
+                return id;
+            }
+        }
+        panic!("deeper than the kernel looks");
+    }
+
+    fn intervals(count: u32, spread: u32) -> Vec<(u32, u32)> {
+        (0..count)
+            .map(|n| (n * spread, if n % 3 == 0 { 0 } else { 64 + n }))
+            .collect()
+    }
+
+    fn insert(
+        tables: &mut Tables,
+        nodes: &mut HashMap<u32, l4_node>,
+        key: u64,
+        intervals: &[(u32, u32)],
+    ) -> usize {
+        let mut next = abi::L4_FIRST + nodes.len() as u32;
+        let new = tables.insert(L4Key(key), intervals, || {
+            next += 1;
+            next - 1
+        });
+        for (id, node) in &new {
+            if node.level > 0 {
+                assert!(
+                    node.entries.iter().all(|(_, child)| nodes.contains_key(child)),
+                    "children come first"
+                );
+            }
+            nodes.insert(*id, node.encode());
+        }
+        new.len()
+    }
+
+    #[test]
+    fn tables_of_any_size_are_searched_as_they_are_written() {
+        for count in [1, 2, 31, 32, 33, 1023, 1024, 1025, 5000, 33_000] {
+            let (mut tables, mut nodes) = (Tables::default(), HashMap::new());
+            let wanted = intervals(count, 500);
+            insert(&mut tables, &mut nodes, 1, &wanted);
+            let root = tables.root(L4Key(1)).unwrap();
+            for (place, (start, target)) in wanted.iter().enumerate() {
+                let end = wanted.get(place + 1).map_or(u32::MAX - 1, |(next, _)| next - 1);
+                for value in [*start, start + 1, end] {
+                    assert_eq!(search(&nodes, root, value), *target, "{count} intervals, {value}");
+                }
+            }
+            let mut again = Tables::default();
+            let read = again.adopt(L4Key(1), root, |id| nodes.get(&id).copied());
+            assert_eq!(read, Some(wanted));
+            let mut freed = again.remove(L4Key(1));
+            freed.sort_unstable();
+            let mut all: Vec<u32> = nodes.keys().copied().collect();
+            all.sort_unstable();
+            assert_eq!(freed, all);
+            assert_eq!(tables.remove(L4Key(1)).len(), nodes.len());
+        }
+    }
+
+    #[test]
+    fn equal_nodes_are_shared_and_freed_with_their_last_table() {
+        let (mut tables, mut nodes) = (Tables::default(), HashMap::new());
+        let first = intervals(100, 1);
+        let mut second = first.clone();
+        second[99].1 = 7;
+        assert_eq!(insert(&mut tables, &mut nodes, 1, &first), 5);
+        // The last leaf and the root differ.
+        assert_eq!(insert(&mut tables, &mut nodes, 2, &second), 2);
+        let mut adopted = Tables::default();
+        for key in [1, 2] {
+            let root = tables.root(L4Key(key)).unwrap();
+            adopted
+                .adopt(L4Key(key), root, |id| nodes.get(&id).copied())
+                .unwrap();
+        }
+        for mut tables in [tables, adopted] {
+            assert_eq!(tables.remove(L4Key(1)).len(), 2);
+            assert_eq!(tables.remove(L4Key(2)).len(), 5);
+            assert!(tables.nodes.is_empty() && tables.by_content.is_empty() && tables.keys.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_no_tree_is_not_taken_up() {
+        let (mut tables, mut nodes) = (Tables::default(), HashMap::new());
+        insert(&mut tables, &mut nodes, 1, &intervals(100, 1));
+        let root = tables.root(L4Key(1)).unwrap();
+        type Damage = fn(&mut l4_node);
+        let damages: [Damage; 5] = [
+            |node| node.count = 0,
+            |node| node.count = 33,
+            |node| node.level += 1,
+            |node| node.first[1] = node.first[0],
+            |node| node.target[0] = 999,
+        ];
+        for damage in damages {
+            let mut damaged = nodes.clone();
+            damage(damaged.get_mut(&root).unwrap());
+            let mut adopted = Tables::default();
+            let read = adopted.adopt(L4Key(1), root, |id| damaged.get(&id).copied());
+            assert_eq!(read, None);
+            assert!(adopted.nodes.is_empty());
+        }
+    }
+}

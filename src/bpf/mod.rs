@@ -22,6 +22,7 @@ mod notes;
 mod pins;
 mod plain;
 mod ring;
+mod stage;
 mod steps;
 mod sys;
 mod tables;
