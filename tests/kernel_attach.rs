@@ -2,8 +2,12 @@
 
 mod kernel_support;
 
+use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender as Sends, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use kernel_support::{Namespace, Pins, ifindex, ip, root, veth};
 use palisade::bpf::{AttachKind, Attachment, Config, Frame, Kernel, Written, clean};
@@ -87,6 +91,92 @@ fn attaching_twice_changes_nothing_and_detaching_forgets() {
         assert_eq!(std::fs::read_dir(pins.0.join("links")).unwrap().count(), 0);
         assert_eq!(kernel.detach(link).unwrap(), Written::default());
         assert!(kernel.attach(&uid("a"), 4_000_000).is_err());
+    }
+}
+
+/// Sends one datagram from 10.0.0.1 in a namespace of its own to 10.0.0.254 whenever it is asked to.
+struct Sender {
+    ask: Option<Sends<()>>,
+    done: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// `pod0p` moves into the sender's namespace.
+    fn start() -> Self {
+        let (ask, asked) = sync_channel::<()>(0);
+        let (ready, named) = sync_channel(0);
+        let (tell, done) = sync_channel(0);
+        let thread = std::thread::spawn(move || {
+            let namespace = Namespace::enter();
+            ready.send(namespace.name().to_string()).unwrap();
+            asked.recv().unwrap();
+            ip(&["addr", "add", "10.0.0.1/24", "dev", "pod0p"]);
+            ip(&["link", "set", "pod0p", "up"]);
+            let socket = UdpSocket::bind("10.0.0.1:0").unwrap();
+            tell.send(()).unwrap();
+            while asked.recv().is_ok() {
+                socket.send_to(b"x", "10.0.0.254:9").unwrap();
+                tell.send(()).unwrap();
+            }
+        });
+        ip(&["link", "set", "pod0p", "netns", &named.recv().unwrap()]);
+        let sender = Self {
+            ask: Some(ask),
+            done,
+            thread: Some(thread),
+        };
+        sender.send();
+        sender
+    }
+
+    fn send(&self) {
+        self.ask.as_ref().unwrap().send(()).unwrap();
+        self.done.recv().unwrap();
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.ask = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+#[test]
+fn real_packets_are_judged_from_attach_to_detach() {
+    if !root() {
+        return;
+    }
+    for kind in KINDS {
+        let pins = Pins::new();
+        let _namespace = Namespace::enter();
+        let link = veth("pod0");
+        ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
+        let sender = Sender::start();
+        let host = UdpSocket::bind("10.0.0.254:9").unwrap();
+        host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let arrives = || {
+            sender.send();
+            host.recv_from(&mut [0; 16]).is_ok()
+        };
+        let mut kernel = Kernel::open(&config(&pins, kind)).unwrap();
+        assert!(arrives());
+        kernel.attach(&uid("a"), link).unwrap();
+        assert!(!arrives(), "{kind:?}: nobody's interface");
+        kernel.apply(&[Op::SetPod(uid("a"), open_pod("shop"))]).unwrap();
+        assert!(arrives(), "{kind:?}: an open pod");
+        drop(kernel);
+        assert!(arrives(), "{kind:?}: nobody runs");
+        let mut kernel = Kernel::open(&config(&pins, kind)).unwrap();
+        let mut denied = open_pod("shop");
+        denied.egress.psid = Psid(16);
+        kernel.apply(&[Op::SetPod(uid("a"), denied)]).unwrap();
+        assert!(!arrives(), "{kind:?}: a live flow that is no longer allowed");
+        kernel.apply(&[Op::RemovePod(uid("a"))]).unwrap();
+        assert!(!arrives(), "{kind:?}: a pod that is gone");
+        kernel.detach(link).unwrap();
+        assert!(arrives(), "{kind:?}: detached");
     }
 }
 

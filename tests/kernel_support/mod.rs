@@ -85,6 +85,12 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
