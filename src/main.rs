@@ -22,18 +22,19 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE));
         }
     };
-    let failed = match command {
-        Command::Run(_) | Command::Clean(_) => FAILED,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => UNUSABLE,
+    let is_answer = match command {
+        Command::Run(_) | Command::Clean(_) => false,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemsFound) => ExitCode::from(FAILED),
         // The reader has seen enough: `palisade matrix | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_answer && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            // Where the last word cannot be written, the code is left.
             let _ = writeln!(io::stderr(), "palisade: {}", cli::escape(&format!("{error:#}")));
-            ExitCode::from(failed)
+            ExitCode::from(if is_answer { UNUSABLE } else { FAILED })
         }
     }
 }
