@@ -102,10 +102,6 @@ impl Steps {
         self.fence();
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     pub fn put<K: Plain, V: Plain>(&mut self, map: Map, key: &K, value: &V) {
         let batch = self.batch(map, true);
         batch.count += 1;
