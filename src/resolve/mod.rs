@@ -3,11 +3,13 @@
 //! [`resolve`] from scratch is the definition. What runs is the [`Index`], which takes one [`Change`](crate::model::Change)
 //! at a time; a property test holds the two equal after any sequence of changes.
 
+mod content_hash;
 mod definition;
 mod groups;
 mod index;
 mod inventory;
 mod label_index;
+mod policy;
 mod port;
 mod report;
 mod rules;

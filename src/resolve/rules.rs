@@ -268,13 +268,7 @@ impl Prepared {
     }
 
     /// What an egress rule adds for one ClusterIP and port.
-    pub fn service_items(
-        &self,
-        policy: &Policy,
-        front: &FrontEnd<'_>,
-        inventory: &Inventory,
-        share: &mut Share,
-    ) {
+    pub fn service_items(&self, policy: &Policy, front: &FrontEnd, inventory: &Inventory, share: &mut Share) {
         let FrontEnd {
             service,
             port,
@@ -300,7 +294,7 @@ impl Prepared {
             share.problems.push(report::mixed_backends(
                 policy,
                 self.index,
-                &service.id,
+                service,
                 port,
                 *cluster_ip,
                 allowed,
@@ -330,16 +324,14 @@ pub(super) fn subject_items(pod: &PodState, out: &mut Vec<Item>) {
 }
 
 /// The Service port, where a pod of `subject` is its only ready backend.
-pub(super) fn self_service(front: &FrontEnd<'_>, subject: GroupKey, inventory: &Inventory) -> Option<Item> {
+pub(super) fn self_service(front: &FrontEnd, subject: GroupKey, inventory: &Inventory) -> Option<Item> {
     let (pod_ip, _) = *front.backends.first()?;
     let alone = front.backends.iter().all(|(address, _)| *address == pod_ip);
     let selected = alone && inventory.owner(pod_ip).is_some_and(|pod| pod.is_in(subject));
-    selected.then(|| {
-        Item::SelfService(SelfService {
-            pod_ip,
-            cluster_ip: front.cluster_ip,
-            protocol: front.port.protocol,
-            port: front.port.port,
-        })
-    })
+    selected.then_some(Item::SelfService(SelfService {
+        pod_ip,
+        cluster_ip: front.cluster_ip,
+        protocol: front.port.protocol,
+        port: front.port.port,
+    }))
 }
