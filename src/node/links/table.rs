@@ -1,0 +1,318 @@
+//! What the kernel has said of links, neighbours and bridge ports: dumps and notifications in, lookups out.
+//!
+//! Every notification is applied in the order in which the kernel sent it, so the table ends at the kernel's state
+//! whenever the queue is empty. [`Table::apply`] tells whether a pod's place can have changed by it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
+
+use super::netlink::{Route, destination, output_interfaces};
+use crate::model::Cidr;
+
+pub(super) type Mac = [u8; 6];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Veth,
+    Bridge,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub name: String,
+    pub kind: Kind,
+    /// `None` where the link has no Ethernet address.
+    pub mac: Option<Mac>,
+    /// Bridge (or other master) that it is a port of; 0: none.
+    pub master: u32,
+    pub flags: LinkFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Neighbour {
+    /// Asked for, no answer yet.
+    Pending,
+    /// Nobody answered.
+    Failed,
+    /// `fixed`: set by an administrator, the kernel never asks again.
+    Known { mac: Mac, fixed: bool },
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub links: BTreeMap<u32, Link>,
+    /// By bridge and address.
+    pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
+    /// Bridge, address and VLAN → port.
+    stations: BTreeMap<(u32, Mac, u16), u32>,
+    /// Raised whenever a bridge gains a port or learns a station: what did not answer before may do now.
+    bridge_news: HashMap<u32, u64>,
+    /// FIB lookups that led to a veth or a bridge. Others are asked anew each time: they are few.
+    pub routes: HashMap<IpAddr, Route>,
+    /// Raised whenever something is dropped from `routes`; an answer asked for before that is not kept.
+    pub routes_epoch: u64,
+    /// Interfaces of default routes; `None`: ask again.
+    pub uplinks: Option<BTreeSet<u32>>,
+    /// Raised whenever `uplinks` becomes outdated; a list begun before that is not kept.
+    pub uplinks_epoch: u64,
+    /// Addresses of the pods last asked for.
+    pub sought: BTreeSet<IpAddr>,
+}
+
+impl Table {
+    /// Takes a whole dump in place of what was known.
+    pub fn refill(&mut self, dump: impl IntoIterator<Item = RouteNetlinkMessage>) {
+        let news = std::mem::take(&mut self.bridge_news);
+        *self = Self {
+            sought: std::mem::take(&mut self.sought),
+            routes_epoch: self.routes_epoch + 1,
+            uplinks_epoch: self.uplinks_epoch + 1,
+            ..Self::default()
+        };
+        for message in dump {
+            self.apply(message);
+        }
+        for (bridge, before) in news {
+            *self.bridge_news.entry(bridge).or_default() += before + 1;
+        }
+    }
+
+    /// Whether it can have moved a pod.
+    pub fn apply(&mut self, message: RouteNetlinkMessage) -> bool {
+        match message {
+            RouteNetlinkMessage::NewLink(m) => self.link(m),
+            RouteNetlinkMessage::DelLink(m) => self.link_gone(&m),
+            RouteNetlinkMessage::NewNeighbour(m) if m.header.family == AddressFamily::Bridge => {
+                self.station(&m, true)
+            }
+            RouteNetlinkMessage::DelNeighbour(m) if m.header.family == AddressFamily::Bridge => {
+                self.station(&m, false)
+            }
+            RouteNetlinkMessage::NewNeighbour(m) => self.neighbour(&m, true),
+            RouteNetlinkMessage::DelNeighbour(m) => self.neighbour(&m, false),
+            RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) => self.route(&m),
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => {
+                self.forget_routes(|_, _| true);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts what has happened on a bridge, to tell whether asking again is worthwhile.
+    pub fn bridge_news(&self, bridge: u32) -> u64 {
+        self.bridge_news.get(&bridge).copied().unwrap_or_default()
+    }
+
+    /// Ports behind which a bridge has learnt an address: one, unless VLANs repeat it.
+    pub fn ports(&self, bridge: u32, mac: Mac) -> BTreeSet<u32> {
+        self.stations
+            .range((bridge, mac, 0)..=(bridge, mac, u16::MAX))
+            .map(|(_, port)| *port)
+            .collect()
+    }
+
+    pub fn is_veth(&self, ifindex: u32) -> bool {
+        self.links.get(&ifindex).is_some_and(|l| l.kind == Kind::Veth)
+    }
+
+    /// For messages: the interface's name, or its number where it is gone.
+    pub fn name(&self, ifindex: u32) -> String {
+        match self.links.get(&ifindex) {
+            Some(link) => link.name.clone(),
+            None => format!("interface {ifindex}"),
+        }
+    }
+
+    fn forget_routes(&mut self, mut which: impl FnMut(&IpAddr, &Route) -> bool) {
+        self.routes_epoch += 1;
+        self.routes.retain(|address, route| !which(address, route));
+    }
+
+    fn link(&mut self, message: LinkMessage) -> bool {
+        // Bridges also announce their ports in messages of their own family, which carry neither kind nor master.
+        if message.header.interface_family != AddressFamily::Unspec {
+            return false;
+        }
+        let ifindex = message.header.index;
+        let before = self.links.get(&ifindex).cloned();
+        // Some notifications carry but a few attributes: what is absent stays, except the master, whose absence
+        // means none in all that tell the kind.
+        let mut link = before.clone().unwrap_or(Link {
+            name: String::new(),
+            kind: Kind::Other,
+            mac: None,
+            master: 0,
+            flags: LinkFlags::empty(),
+        });
+        link.flags = message.header.flags & (LinkFlags::Up | LinkFlags::LowerUp);
+        let (mut kind, mut master) = (None, 0);
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
+                LinkAttribute::Controller(of) => master = of,
+                LinkAttribute::LinkInfo(infos) => {
+                    kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
+                        LinkInfo::Kind(InfoKind::Bridge) => Some(Kind::Bridge),
+                        LinkInfo::Kind(_) => Some(Kind::Other),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        if let Some(kind) = kind {
+            (link.kind, link.master) = (kind, master);
+        }
+        if before.as_ref() == Some(&link) {
+            return false;
+        }
+        if link.master != 0 {
+            *self.bridge_news.entry(link.master).or_default() += 1;
+        }
+        self.links.insert(ifindex, link);
+        // Taking an IPv4 interface down removes its routes without a word on any of them.
+        self.forget_routes(|_, route| route.oif() == Some(ifindex));
+        true
+    }
+
+    fn link_gone(&mut self, message: &LinkMessage) -> bool {
+        // In the bridge's own family this says only that the port has left.
+        if message.header.interface_family != AddressFamily::Unspec {
+            return false;
+        }
+        let gone = message.header.index;
+        self.forget_routes(|_, route| route.oif() == Some(gone));
+        self.neighbours.retain(|(ifindex, _), _| *ifindex != gone);
+        self.stations
+            .retain(|(bridge, ..), port| *bridge != gone && *port != gone);
+        self.bridge_news.remove(&gone);
+        if let Some(uplinks) = &mut self.uplinks {
+            uplinks.remove(&gone);
+        }
+        self.links.remove(&gone).is_some()
+    }
+
+    fn neighbour(&mut self, message: &NeighbourMessage, exists: bool) -> bool {
+        let ifindex = message.header.ifindex;
+        if self.links.get(&ifindex).is_some_and(|l| l.kind != Kind::Bridge) {
+            return false;
+        }
+        let (mut address, mut mac) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::V4(*a)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::V6(*a)),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
+                _ => {}
+            }
+        }
+        let Some(address) = address else { return false };
+        let now = match (exists, message.header.state) {
+            (false, _) | (true, NeighbourState::None) => None,
+            (true, NeighbourState::Failed) => Some(Neighbour::Failed),
+            (true, NeighbourState::Incomplete) => Some(Neighbour::Pending),
+            (true, state) => Some(mac.map_or(Neighbour::Failed, |mac| Neighbour::Known {
+                mac,
+                fixed: matches!(state, NeighbourState::Permanent | NeighbourState::Noarp),
+            })),
+        };
+        let before = match now {
+            Some(now) => self.neighbours.insert((ifindex, address), now),
+            None => self.neighbours.remove(&(ifindex, address)),
+        };
+        before != now && now != Some(Neighbour::Pending) && self.sought.contains(&address)
+    }
+
+    fn station(&mut self, message: &NeighbourMessage, exists: bool) -> bool {
+        let port = message.header.ifindex;
+        let (mut bridge, mut mac, mut vlan) = (None, None, 0);
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Controller(ifindex) => bridge = Some(*ifindex),
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
+                NeighbourAttribute::Vlan(id) => vlan = *id,
+                _ => {}
+            }
+        }
+        // Without a bridge it is a device's own filter; permanent ones are the bridge's own addresses.
+        let (Some(bridge), Some(mac)) = (bridge, mac) else {
+            return false;
+        };
+        if message.header.state == NeighbourState::Permanent {
+            return false;
+        }
+        if exists {
+            let moved = self.stations.insert((bridge, mac, vlan), port) != Some(port);
+            if moved {
+                *self.bridge_news.entry(bridge).or_default() += 1;
+            }
+            moved
+        } else {
+            // An aged-out station says nothing: what is placed stays, what is not is asked for.
+            self.stations.remove(&(bridge, mac, vlan));
+            false
+        }
+    }
+
+    fn route(&mut self, message: &RouteMessage) -> bool {
+        if message.header.flags.contains(RouteFlags::Cloned) {
+            return false;
+        }
+        let prefix = message.header.destination_prefix_length;
+        let Some(block) = destination(message)
+            .and_then(|to| Cidr::new(to, prefix))
+            .or_else(|| everything(message))
+        else {
+            return false;
+        };
+        if prefix == 0 {
+            self.uplinks = None;
+            self.uplinks_epoch += 1;
+        }
+        self.forget_routes(|address, _| block.contains(*address));
+        let net = block.net();
+        self.sought
+            .range(net.network()..=net.broadcast())
+            .next()
+            .is_some()
+    }
+}
+
+/// A default route has no destination attribute.
+fn everything(message: &RouteMessage) -> Option<Cidr> {
+    let [v4, v6] = Cidr::everything();
+    match message.header.address_family {
+        AddressFamily::Inet => Some(v4),
+        AddressFamily::Inet6 => Some(v6),
+        _ => None,
+    }
+}
+
+/// Interfaces of the default routes of a dump.
+pub(super) fn uplinks(dump: &[RouteNetlinkMessage]) -> BTreeSet<u32> {
+    dump.iter()
+        .filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(m) => Some(m),
+            _ => None,
+        })
+        .filter(|m| m.header.destination_prefix_length == 0)
+        .filter(|m| {
+            m.attributes
+                .iter()
+                .all(|a| !matches!(a, RouteAttribute::Destination(_)))
+        })
+        .flat_map(output_interfaces)
+        .collect()
+}

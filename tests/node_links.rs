@@ -1,0 +1,328 @@
+//! Where pods are found, on a host with host routes and on one with a bridge.
+
+mod netns;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netns::{Addresses, Answer, Host, Layout, Pod, Protocol, Service, reach};
+use palisade::model::ObjectId;
+use palisade::node::{Links, Located, Sought};
+
+/// Longer than the kernel takes to give up on a neighbour (3 s), and to spare.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs `work` inside the host with an open [`Links`], and its driver beside it.
+fn with_links<T: Send, F: Future<Output = T>>(host: &Host, work: impl FnOnce(Links) -> F + Send) -> T {
+    host.namespace.block_on(|| async {
+        let (links, driver) = Links::open().expect("netlink sockets");
+        tokio::select! {
+            result = driver => panic!("the driver ended: {result:?}"),
+            value = work(links) => value,
+        }
+    })
+}
+
+fn sought(name: &str, addresses: &[IpAddr]) -> Sought {
+    Sought {
+        uid: format!("uid-{name}").into(),
+        id: ObjectId::new("shop", name),
+        addresses: addresses.to_vec(),
+    }
+}
+
+fn seek(name: &str, pod: &Pod) -> Sought {
+    sought(name, &pod.addresses.list())
+}
+
+/// Locates again at every change, as the agent does, until `done`. Panics with what was found when time is up.
+async fn locate_until(links: &mut Links, pods: &[Sought], done: impl Fn(&Located) -> bool) -> Located {
+    let mut last = Located::default();
+    let wait = async {
+        loop {
+            last = links.locate(pods).await.expect("locate");
+            if done(&last) {
+                return;
+            }
+            links.changed().await.expect("changed");
+        }
+    };
+    if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+        panic!("not in {PATIENCE:?}; last: {last:#?}");
+    }
+    last
+}
+
+fn places(located: &Located) -> BTreeMap<&str, (u32, &str)> {
+    located
+        .veths
+        .iter()
+        .map(|(uid, veth)| (&**uid, (veth.ifindex, &*veth.name)))
+        .collect()
+}
+
+#[test]
+fn each_pod_is_found_by_either_family_in_either_layout() {
+    require_root!();
+    for layout in Layout::ALL {
+        let host = Host::new(layout);
+        let _outside = host.outside();
+        let (web, api) = (host.pod("web"), host.pod("api"));
+        let expected = BTreeMap::from([
+            ("uid-api", (host.ifindex(&api), "vethapi")),
+            ("uid-web", (host.ifindex(&web), "vethweb")),
+        ]);
+        let families: [fn(&IpAddr) -> bool; 3] = [|_| true, IpAddr::is_ipv4, IpAddr::is_ipv6];
+        for family in families {
+            let pods: Vec<Sought> = [("web", &web), ("api", &api)]
+                .map(|(name, pod)| {
+                    sought(
+                        name,
+                        &pod.addresses
+                            .list()
+                            .into_iter()
+                            .filter(family)
+                            .collect::<Vec<_>>(),
+                    )
+                })
+                .into();
+            with_links(&host, async |mut links| {
+                let located = locate_until(&mut links, &pods, |l| l.veths.len() == 2).await;
+                assert_eq!(places(&located), expected, "{layout:?}");
+                assert_eq!(located.problems, [], "{layout:?}");
+                assert!(located.veths.values().all(|veth| veth.mac.is_some()));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_pod_is_found_when_its_veth_appears_later() {
+    require_root!();
+    for layout in Layout::ALL {
+        let host = Host::new(layout);
+        let addresses = Addresses::new("10.88.0.77", "fd88::77");
+        let pods = [sought("late", &addresses.list())];
+        with_links(&host, async |mut links| {
+            let before = links.locate(&pods).await.expect("locate");
+            assert_eq!(before.veths.len(), 0, "{layout:?}: nothing is there yet");
+            let pod = host.pod_at("late", addresses);
+            let after = locate_until(&mut links, &pods, |l| !l.veths.is_empty()).await;
+            assert_eq!(
+                places(&after),
+                BTreeMap::from([("uid-late", (host.ifindex(&pod), "vethlate"))]),
+                "{layout:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_pod_is_forgotten_when_its_veth_is_deleted() {
+    require_root!();
+    for layout in Layout::ALL {
+        let host = Host::new(layout);
+        let (web, api) = (host.pod("web"), host.pod("api"));
+        let pods = [seek("web", &web), seek("api", &api)];
+        with_links(&host, async |mut links| {
+            locate_until(&mut links, &pods, |l| l.veths.len() == 2).await;
+            host.namespace.ip("link del vethweb");
+            let after = locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+            assert_eq!(
+                places(&after),
+                BTreeMap::from([("uid-api", (host.ifindex(&api), "vethapi"))]),
+                "{layout:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_pod_behind_the_uplink_is_refused_though_the_uplink_is_a_veth() {
+    require_root!();
+    for layout in Layout::ALL {
+        let host = Host::new(layout);
+        let outside = host.outside();
+        // By the network's route, by the default route, by a host route over the uplink, and the node itself.
+        host.namespace
+            .ip("route add 192.0.2.44/32 dev eth0\nroute add 198.51.100.7/32 via 192.0.2.2\n");
+        let addresses = [
+            "192.0.2.2",
+            "203.0.113.9",
+            "192.0.2.44",
+            "198.51.100.7",
+            "2001:db8::2",
+            "192.0.2.1",
+            "127.0.0.1",
+        ];
+        let pods = addresses.map(|address| sought(address, &[address.parse().expect("an address")]));
+        with_links(&host, async |mut links| {
+            let located = links.locate(&pods).await.expect("locate");
+            assert_eq!(located.veths, BTreeMap::new(), "{layout:?}");
+            for address in addresses {
+                let problem = located.problems.iter().find(|p| p.value == address);
+                let problem = problem.unwrap_or_else(|| panic!("{layout:?}: no problem for {address}"));
+                assert!(problem.object == format!("Pod shop/{address}") && !problem.remedy.is_empty());
+            }
+        });
+        drop(outside);
+    }
+}
+
+#[test]
+fn two_pods_on_one_veth_are_both_reported_and_who_was_first_keeps_it() {
+    require_root!();
+    for layout in Layout::ALL {
+        let host = Host::new(layout);
+        let web = host.pod("web");
+        let (first, second) = (seek("web", &web), seek("ghost", &web));
+        with_links(&host, async |mut links| {
+            locate_until(&mut links, std::slice::from_ref(&first), |l| l.veths.len() == 1).await;
+            let both = [first.clone(), second.clone()];
+            let located = locate_until(&mut links, &both, |l| l.problems.len() == 2).await;
+            assert_eq!(
+                places(&located),
+                BTreeMap::from([("uid-web", (host.ifindex(&web), "vethweb"))]),
+                "{layout:?}"
+            );
+            for problem in &located.problems {
+                assert!(
+                    problem.message.contains("shop/web and shop/ghost")
+                        && problem.message.contains("vethweb"),
+                    "{problem}"
+                );
+            }
+        });
+        // Nobody was first: nobody gets it.
+        with_links(&host, async |mut links| {
+            let located = locate_until(&mut links, &[first.clone(), second.clone()], |l| {
+                l.problems.len() == 2
+            })
+            .await;
+            assert_eq!(located.veths, BTreeMap::new(), "{layout:?}");
+        });
+    }
+}
+
+#[test]
+fn a_place_stands_when_its_bridge_forgets_the_pod() {
+    require_root!();
+    let host = Host::new(Layout::Bridged);
+    let web = host.pod("web");
+    let pods = [seek("web", &web)];
+    with_links(&host, async |mut links| {
+        let before = locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+        host.namespace
+            .ip("link set br0 type bridge fdb_flush\nneigh flush dev br0\n");
+        host.namespace.ip("link add marker type dummy\n");
+        links.changed().await.expect("changed");
+        assert_eq!(links.locate(&pods).await.expect("locate"), before);
+    });
+}
+
+#[test]
+fn a_bridge_that_has_aged_out_a_quiet_pod_learns_it_anew() {
+    require_root!();
+    let host = Host::new(Layout::Bridged);
+    let web = host.pod("web");
+    let service = Service::start(&web.namespace, Protocol::Udp, 9000);
+    let address = web.addresses.list()[0];
+    assert_eq!(
+        reach(&host.namespace, Protocol::Udp, address, 9000, PATIENCE),
+        Answer::Reached
+    );
+    drop(service);
+    // The neighbour is known, its port is not: as after a restart of the agent, minutes after the pod's last packet.
+    host.namespace.ip("link set br0 type bridge fdb_flush\n");
+    let pods = [sought("web", &[address])];
+    with_links(&host, async |mut links| {
+        let located = locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+        assert_eq!(
+            places(&located),
+            BTreeMap::from([("uid-web", (host.ifindex(&web), "vethweb"))])
+        );
+    });
+}
+
+#[test]
+fn a_bridge_port_that_claims_anothers_address_does_not_move_it() {
+    require_root!();
+    let host = Host::new(Layout::Bridged);
+    let (web, thief) = (host.pod("web"), host.pod("thief"));
+    let pods = [seek("web", &web)];
+    with_links(&host, async |mut links| {
+        let before = locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+        // The neighbour entry now says that web is behind the thief's veth.
+        let mac = thief.namespace.exec("cat", &["/sys/class/net/eth0/address"], "");
+        for address in web.addresses.list() {
+            host.namespace.ip(&format!(
+                "neigh replace {address} lladdr {} dev br0 nud reachable\n",
+                mac.trim()
+            ));
+        }
+        links.changed().await.expect("changed");
+        assert_eq!(
+            places(&links.locate(&pods).await.expect("locate")),
+            places(&before)
+        );
+        let both = [seek("web", &web), seek("thief", &thief)];
+        let located = locate_until(&mut links, &both, |l| l.veths.len() == 2).await;
+        assert_eq!(places(&located)["uid-thief"], (host.ifindex(&thief), "veththief"));
+    });
+}
+
+#[test]
+fn a_host_route_that_moves_takes_the_pod_with_it() {
+    require_root!();
+    let host = Host::new(Layout::Routed);
+    let (old, new) = (host.pod("old"), host.pod("new"));
+    let address = old.addresses.list()[0];
+    let pods = [sought("web", &[address])];
+    with_links(&host, async |mut links| {
+        let before = locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+        assert_eq!(places(&before)["uid-web"].1, old.veth);
+        host.namespace
+            .ip(&format!("route replace {address}/32 dev {}\n", new.veth));
+        let after = locate_until(&mut links, &pods, |l| places(l)["uid-web"].1 != old.veth).await;
+        assert_eq!(places(&after)["uid-web"], (host.ifindex(&new), "vethnew"));
+    });
+}
+
+#[test]
+fn pods_in_both_layouts_reach_each_other_the_host_and_the_outside() {
+    require_root!();
+    for layout in Layout::ALL {
+        let host = Host::new(layout);
+        let outside = host.outside();
+        let (web, api) = (host.pod("web"), host.pod("api"));
+        let mut services = Vec::new();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            services.push(Service::start(&api.namespace, protocol, 8080));
+            services.push(Service::start(&outside.namespace, protocol, 8080));
+        }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for to in api.addresses.list() {
+                for from in [&web.namespace, &host.namespace, &outside.namespace] {
+                    let seen = reach(from, protocol, to, 8080, PATIENCE);
+                    assert_eq!(
+                        seen,
+                        Answer::Reached,
+                        "{layout:?} {protocol:?} {} → {to}",
+                        from.name()
+                    );
+                }
+                let closed = reach(&web.namespace, protocol, to, 8081, PATIENCE);
+                assert_eq!(closed, Answer::Refused, "{layout:?} {protocol:?} {to}");
+            }
+            for to in outside.addresses.list() {
+                assert_eq!(
+                    reach(&web.namespace, protocol, to, 8080, PATIENCE),
+                    Answer::Reached,
+                    "{layout:?} {to}"
+                );
+            }
+        }
+    }
+}
