@@ -214,9 +214,9 @@ fn a_place_stands_when_its_bridge_forgets_the_pod() {
     let pods = [seek("web", &web)];
     with_links(&host, async |mut links| {
         let before = locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+        web.namespace.ip("link set eth0 down\n");
         host.namespace
             .ip("link set br0 type bridge fdb_flush\nneigh flush dev br0\n");
-        host.namespace.ip("link add marker type dummy\n");
         links.changed().await.expect("changed");
         assert_eq!(links.locate(&pods).await.expect("locate"), before);
     });
