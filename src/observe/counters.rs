@@ -234,16 +234,16 @@ impl Collector for Traffic {
         ];
         for (unit, help, value) in families {
             let kind = ConstCounter::new(0u64).metric_type();
-            let mut family = encoder.encode_descriptor("palisade_traffic", help, Some(&unit), kind)?;
+            let mut family = encoder.encode_descriptor("traffic", help, Some(&unit), kind)?;
             for (labels, count) in &counts {
                 ConstCounter::new(value(count)).encode(family.encode_family(labels)?)?;
             }
         }
         let maps = self.counters.maps();
         let families: [(&str, &str, fn(&MapFill) -> u64); 2] = [
-            ("palisade_map_entries", "Entries that a map holds", |m| m.entries),
+            ("map_entries", "Entries that a map holds", |m| m.entries),
             (
-                "palisade_map_capacity_entries",
+                "map_capacity_entries",
                 "Entries that a map can hold",
                 |m| m.capacity,
             ),

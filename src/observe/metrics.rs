@@ -103,13 +103,13 @@ impl Metrics {
         );
         registry.register_collector(Box::new(apply_duration.clone()));
         registry.register_collector(Box::new(ByKind {
-            name: "palisade_problems",
+            name: "problems",
             help: "Open problems by kind of the object that has them",
             counter: false,
             kinds: problems.clone(),
         }));
         registry.register_collector(Box::new(ByKind {
-            name: "palisade_objects_skipped",
+            name: "objects_skipped",
             help: "Objects skipped because their kind is not read",
             counter: true,
             kinds: skipped.clone(),
@@ -149,7 +149,7 @@ impl Collector for Latency {
         let bounds = BUCKETS_US
             .iter()
             .map(|us| Duration::from_micros(*us).as_secs_f64())
-            .chain([f64::MAX]);
+            .chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds
             .zip(&self.buckets)
             .map(|(bound, n)| (bound, n.load(Ordering::Relaxed)))
@@ -158,7 +158,7 @@ impl Collector for Latency {
         let sum = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
         encoder
             .encode_descriptor(
-                "palisade_apply_duration",
+                "apply_duration",
                 "Time from noticing a change until the kernel enforces it",
                 Some(&Unit::Seconds),
                 MetricType::Histogram,

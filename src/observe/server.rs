@@ -22,7 +22,7 @@ use super::{Counters, Metrics, Readiness};
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 /// How long requests under way may take to end after shutdown has begun.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What the server shows, and where.
 pub struct Config {
@@ -91,7 +91,7 @@ impl Server {
         self.addr
     }
 
-    /// Serves until the shutdown token is cancelled and requests under way have ended, or 5 s after that.
+    /// Serves until the shutdown token is cancelled and requests under way have ended, or 2 s after that.
     ///
     /// # Errors
     /// Fails where the listener does.
