@@ -221,10 +221,13 @@ impl fmt::Debug for Traffic {
     }
 }
 
+/// What a family shows of each of its members.
+type Value<T> = fn(&T) -> u64;
+
 impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let counts = self.counts();
-        let families: [(Unit, &str, fn(&Count) -> u64); 2] = [
+        let families: [(Unit, &str, Value<Count>); 2] = [
             (
                 Unit::Other("packets".into()),
                 "Packets judged at pods' veths",
@@ -240,13 +243,11 @@ impl Collector for Traffic {
             }
         }
         let maps = self.counters.maps();
-        let families: [(&str, &str, fn(&MapFill) -> u64); 2] = [
+        let families: [(&str, &str, Value<MapFill>); 2] = [
             ("map_entries", "Entries that a map holds", |m| m.entries),
-            (
-                "map_capacity_entries",
-                "Entries that a map can hold",
-                |m| m.capacity,
-            ),
+            ("map_capacity_entries", "Entries that a map can hold", |m| {
+                m.capacity
+            }),
         ];
         for (name, help, value) in families {
             let kind = ConstGauge::new(0i64).metric_type();

@@ -27,7 +27,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
 use self::netlink::{Ask, Route};
@@ -51,6 +51,8 @@ const PIPELINE: usize = 32;
 const ASK_ATTEMPTS: u32 = 3;
 /// Everything is listed anew so often. Correctness rests on notifications; this heals what a kernel fails to notify.
 const RECHECK: Duration = Duration::from_secs(300);
+/// After a list that changed while it was read, the next try is at the next notification or after this.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// A pod to find.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Veth {
     pub name: String,
     /// Ethernet address of the host-side end, not of the pod.
     pub mac: Option<[u8; 6]>,
+    /// Another one for each link ever seen: tells a veth from an earlier one whose index it was given.
+    pub incarnation: u64,
 }
 
 /// Where the pods are.
@@ -165,20 +169,25 @@ impl Links {
             let known = addresses
                 .iter()
                 .map(|address| {
-                    let route = routes.get(address).copied().unwrap_or(Route::Unreachable);
+                    let route = routes
+                        .get(address)
+                        .copied()
+                        .unwrap_or(Route::Unreachable { errno: 0 });
                     (*address, place::evidence(&table, *address, route))
                 })
                 .collect::<BTreeMap<_, _>>();
             let (places, problems) = place::settle(&table, pods, &known, &self.places);
             self.places = places;
-            let veths = self.places.iter().filter_map(|(uid, ifindex)| {
-                let link = table.links.get(ifindex)?;
+            let veths = self.places.iter().filter_map(|(uid, place)| {
+                let ifindex = place.ifindex;
+                let link = table.links.get(&ifindex)?;
                 Some((
                     uid.clone(),
                     Veth {
-                        ifindex: *ifindex,
+                        ifindex,
                         name: link.name.clone(),
                         mac: link.mac,
+                        incarnation: link.incarnation,
                     },
                 ))
             });
@@ -237,7 +246,7 @@ impl Links {
                 }
                 table.uplinks_epoch
             };
-            let uplinks = table::uplinks(&netlink::dump_routes(&self.requests).await?);
+            let uplinks = table::uplinks(&netlink::dump_routes(&self.requests).await?.messages);
             let mut table = lock(&self.table);
             if table.uplinks_epoch == epoch {
                 table.uplinks = Some(uplinks);
@@ -293,9 +302,9 @@ async fn follow(
     loop {
         if stale {
             let dump = netlink::dump_all(requests).await?;
-            lock(table).refill(dump);
+            lock(table).refill(dump.messages);
             version.send_modify(|version| *version += 1);
-            stale = false;
+            stale = !dump.whole;
         }
         let first = tokio::select! {
             message = messages.next() => message.context("the netlink socket for notifications has failed")?,
@@ -303,6 +312,7 @@ async fn follow(
                 stale = true;
                 continue;
             }
+            () = sleep(SETTLE), if stale => continue,
         };
         let (mut moved, mut table) = (false, lock(table));
         let mut next = Some(first);

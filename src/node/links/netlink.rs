@@ -16,14 +16,12 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-/// How often a dump that the kernel calls inconsistent is begun again.
-const DUMP_ATTEMPTS: usize = 16;
+/// How often a dump is begun anew when the kernel says that something changed meanwhile.
+const DUMP_ATTEMPTS: usize = 8;
 
-// What an FIB lookup answers for a destination that has no usable route (include/uapi/asm-generic/errno*.h).
-const EACCES: i32 = -13;
-const EINVAL: i32 = -22;
-const ENETUNREACH: i32 = -101;
-const EHOSTUNREACH: i32 = -113;
+// What a kernel without IPv6 answers (include/uapi/asm-generic/errno.h).
+const EOPNOTSUPP: i32 = -95;
+const EAFNOSUPPORT: i32 = -97;
 
 /// What the FIB says of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +32,8 @@ pub(super) enum Route {
     Via { oif: Option<u32> },
     /// It is this machine's own.
     Local,
-    /// No route, or one that refuses.
-    Unreachable,
+    /// No route, or one that refuses: the kernel's error number, negative, or 0.
+    Unreachable { errno: i32 },
 }
 
 impl Route {
@@ -43,7 +41,7 @@ impl Route {
         match self {
             Self::OnLink { oif, .. } => Some(oif),
             Self::Via { oif } => oif,
-            Self::Local | Self::Unreachable => None,
+            Self::Local | Self::Unreachable { .. } => None,
         }
     }
 }
@@ -57,62 +55,84 @@ pub(super) enum Ask {
     Confirm,
 }
 
+/// What a dump brought.
+#[derive(Debug)]
+pub(super) struct Dump {
+    pub messages: Vec<RouteNetlinkMessage>,
+    /// `false`: it changed during each attempt, so something may be missing.
+    pub whole: bool,
+}
+
 /// Links, neighbours of both families, and bridges' stations.
-pub(super) async fn dump_all(handle: &Handle) -> Result<Vec<RouteNetlinkMessage>> {
+pub(super) async fn dump_all(handle: &Handle) -> Result<Dump> {
     let mut links = LinkMessage::default();
     links
         .attributes
         .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let mut all = dump(handle, RouteNetlinkMessage::GetLink(links))
-        .await
-        .context("cannot list links")?;
-    for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
+    let neighbours = [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge].map(|family| {
         let mut neighbours = NeighbourMessage::default();
         neighbours.header.family = family;
-        all.extend(
-            dump(handle, RouteNetlinkMessage::GetNeighbour(neighbours))
-                .await
-                .with_context(|| format!("cannot list {family:?} neighbours"))?,
-        );
-    }
-    Ok(all)
+        RouteNetlinkMessage::GetNeighbour(neighbours)
+    });
+    let [v4, v6, stations] = neighbours;
+    dump_each(handle, [RouteNetlinkMessage::GetLink(links), v4, v6, stations]).await
 }
 
 /// Routes of both families and all tables.
-pub(super) async fn dump_routes(handle: &Handle) -> Result<Vec<RouteNetlinkMessage>> {
-    let mut all = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+pub(super) async fn dump_routes(handle: &Handle) -> Result<Dump> {
+    let requests = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| {
         let mut routes = RouteMessage::default();
         routes.header.address_family = family;
-        all.extend(
-            dump(handle, RouteNetlinkMessage::GetRoute(routes))
-                .await
-                .with_context(|| format!("cannot list {family:?} routes"))?,
+        RouteNetlinkMessage::GetRoute(routes)
+    });
+    dump_each(handle, requests).await
+}
+
+async fn dump_each(handle: &Handle, requests: impl IntoIterator<Item = RouteNetlinkMessage>) -> Result<Dump> {
+    let mut all = Dump {
+        messages: Vec::new(),
+        whole: true,
+    };
+    for request in requests {
+        let what = format!(
+            "cannot list what netlink message {} asks for",
+            request.message_type()
         );
+        let Dump { messages, whole } = dump(handle, request).await.context(what)?;
+        all.messages.extend(messages);
+        all.whole &= whole;
     }
     Ok(all)
 }
 
-async fn dump(handle: &Handle, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-    'attempt: for _ in 0..DUMP_ATTEMPTS {
+async fn dump(handle: &Handle, request: RouteNetlinkMessage) -> Result<Dump> {
+    let mut all = Dump {
+        messages: Vec::new(),
+        whole: false,
+    };
+    for _ in 0..DUMP_ATTEMPTS {
         let mut message = NetlinkMessage::from(request.clone());
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         let mut answers = handle.clone().request(message)?;
-        let (mut all, mut interrupted) = (Vec::new(), false);
+        all = Dump {
+            messages: Vec::new(),
+            whole: true,
+        };
         while let Some(answer) = answers.next().await {
-            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+            all.whole &= answer.header.flags & NLM_F_DUMP_INTR == 0;
             match answer.payload {
-                NetlinkPayload::InnerMessage(inner) => all.push(inner),
+                NetlinkPayload::InnerMessage(inner) => all.messages.push(inner),
+                NetlinkPayload::Error(error) if matches!(error.raw_code(), EOPNOTSUPP | EAFNOSUPPORT) => {}
                 NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                NetlinkPayload::Overrun(_) => continue 'attempt,
+                NetlinkPayload::Overrun(_) => all.whole = false,
                 _ => {}
             }
         }
-        if !interrupted {
-            return Ok(all);
+        if all.whole {
+            break;
         }
     }
-    bail!("it changed during each of {DUMP_ATTEMPTS} attempts")
+    Ok(all)
 }
 
 /// Asks the FIB, as the kernel would for a packet of this machine.
@@ -130,10 +150,10 @@ pub(super) async fn lookup(handle: &Handle, address: IpAddr) -> Result<Route> {
     let answer = handle.clone().request(message)?.next().await;
     match answer.context("the netlink connection has ended")?.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => Ok(read(&route, address)),
-        NetlinkPayload::Error(error) => match error.raw_code() {
-            EACCES | EINVAL | ENETUNREACH | EHOSTUNREACH => Ok(Route::Unreachable),
-            _ => Err(error.to_io()).with_context(|| format!("cannot look up the route to {address}")),
-        },
+        // One address that cannot be looked up is that pod's problem, not that of the others.
+        NetlinkPayload::Error(error) => Ok(Route::Unreachable {
+            errno: error.raw_code(),
+        }),
         other => bail!("unexpected answer to the route lookup of {address}: {other:?}"),
     }
 }
@@ -142,7 +162,7 @@ fn read(route: &RouteMessage, address: IpAddr) -> Route {
     match route.header.kind {
         RouteType::Unicast => {}
         RouteType::Local | RouteType::Anycast => return Route::Local,
-        _ => return Route::Unreachable,
+        _ => return Route::Unreachable { errno: 0 },
     }
     let oifs = output_interfaces(route);
     let gateway = route.attributes.iter().any(|a| {

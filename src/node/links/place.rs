@@ -2,11 +2,11 @@
 //!
 //! - A host route (/32, /128) by a veth is an administrator's word and is followed whenever it changes.
 //! - What a bridge has learnt is hearsay: any of its ports can claim another's address. So it places a pod that has no
-//!   place, and otherwise moves it only where its veth is contested. A place that nothing confirms any more (a quiet
-//!   pod's bridge entry ages out after minutes) stands until its veth is gone.
+//!   place, and otherwise moves it only where its veth is contested or it has lost an address. A place that nothing
+//!   confirms any more (a quiet pod's bridge entry ages out after minutes) stands until its veth is gone.
 //! - A veth has one pod. Who holds it keeps it; other claimants get no place, and each is reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -58,7 +58,13 @@ pub(super) fn evidence(table: &Table, address: IpAddr, route: Route) -> Evidence
                 "correct the pod's address",
             );
         }
-        Route::Unreachable => return refused("there is no route to it".into(), ROUTE_REMEDY),
+        Route::Unreachable { errno: 0 } => {
+            return refused("the route to it refuses packets".into(), ROUTE_REMEDY);
+        }
+        Route::Unreachable { errno } => {
+            let error = std::io::Error::from_raw_os_error(-errno);
+            return refused(format!("the kernel knows no route to it: {error}"), ROUTE_REMEDY);
+        }
     };
     let name = table.name(oif);
     match table.links.get(&oif).map(|link| link.kind) {
@@ -128,10 +134,18 @@ fn is_uplink(table: &Table, ifindex: u32) -> bool {
         .is_none_or(|uplinks| uplinks.contains(&ifindex))
 }
 
-/// Where each pod is, kept from one time to the next.
-pub(super) type Places = BTreeMap<Arc<str>, u32>;
+/// Where a pod is, kept from one time to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub ifindex: u32,
+    incarnation: u64,
+    /// The addresses that led to it.
+    addresses: Vec<IpAddr>,
+}
 
-/// One veth that the evidence for a pod names, and whether a route did.
+pub(super) type Places = BTreeMap<Arc<str>, Place>;
+
+/// One veth that the evidence for a pod names.
 #[derive(Clone, Copy)]
 struct Claim {
     ifindex: u32,
@@ -146,56 +160,31 @@ pub(super) fn settle(
     before: &Places,
 ) -> (Places, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut claims: BTreeMap<&Arc<str>, Claim> = BTreeMap::new();
-    for pod in pods {
-        let veths: BTreeMap<u32, bool> = pod
-            .addresses
-            .iter()
-            .filter_map(|address| match known.get(address) {
-                Some(Evidence::Veth { ifindex, by_route }) => Some((*ifindex, *by_route)),
-                _ => None,
-            })
-            .collect();
-        match veths.iter().collect::<Vec<_>>()[..] {
-            [] => {}
-            [(ifindex, by_route)] => {
-                claims.insert(
-                    &pod.uid,
-                    Claim {
-                        ifindex: *ifindex,
-                        by_route: *by_route,
-                    },
-                );
-            }
-            [(first, _), (second, _), ..] => problems.push(problem(
-                pod,
-                &pod.addresses,
-                format!(
-                    "its addresses lead to different veths, {} and {}",
-                    table.name(*first),
-                    table.name(*second)
-                ),
-                ROUTE_REMEDY,
-            )),
-        }
-    }
-    let mut claimants: BTreeMap<u32, BTreeSet<&Arc<str>>> = BTreeMap::new();
+    let claims = claims(table, pods, known, &mut problems);
+    let mut claimants: HashMap<u32, BTreeSet<&Arc<str>>> = HashMap::new();
     for (uid, claim) in &claims {
         claimants.entry(claim.ifindex).or_default().insert(uid);
     }
-    let held = |uid: &Arc<str>| before.get(uid).copied().filter(|ifindex| table.is_veth(*ifindex));
     let contested = |uid: &Arc<str>, ifindex| {
         claimants
             .get(&ifindex)
-            .is_some_and(|by| by.iter().any(|other| *other != uid))
+            .is_some_and(|by| by.len() > usize::from(by.contains(uid)))
     };
-
     let mut wanted: BTreeMap<u32, Vec<&Sought>> = BTreeMap::new();
     for pod in pods {
-        let want = match (held(&pod.uid), claims.get(&pod.uid)) {
+        let now = held(table, pod, before);
+        let want = match (now, claims.get(&pod.uid)) {
             (None, claim) => claim.map(|c| c.ifindex),
-            (Some(now), Some(claim)) if claim.by_route || contested(&pod.uid, now) => Some(claim.ifindex),
-            (Some(now), _) => Some(now),
+            (Some(now), Some(claim)) => {
+                let stands = !claim.by_route
+                    && !contested(&pod.uid, now.ifindex)
+                    && now
+                        .addresses
+                        .iter()
+                        .all(|address| pod.addresses.contains(address));
+                Some(if stands { now.ifindex } else { claim.ifindex })
+            }
+            (Some(now), None) => Some(now.ifindex),
         };
         if let Some(ifindex) = want {
             wanted.entry(ifindex).or_default().push(pod);
@@ -206,41 +195,113 @@ pub(super) fn settle(
         let holder = match by[..] {
             [only] => Some(only),
             _ => {
-                let names: Vec<String> = by.iter().map(|pod| pod.id.to_string()).collect();
-                problems.extend(by.iter().map(|pod| {
-                    let message = format!(
-                        "veth {} is claimed by pods {}",
-                        table.name(ifindex),
-                        names.join(" and ")
-                    );
-                    problem(pod, &pod.addresses, message, CLAIM_REMEDY)
-                }));
-                by.into_iter().find(|pod| held(&pod.uid) == Some(ifindex))
+                let message = format!("veth {} is claimed by {}", table.name(ifindex), names(&by));
+                problems.extend(
+                    by.iter()
+                        .map(|pod| problem(pod, &pod.addresses, message.clone(), CLAIM_REMEDY)),
+                );
+                by.into_iter()
+                    .find(|pod| held(table, pod, before).is_some_and(|now| now.ifindex == ifindex))
             }
         };
-        if let Some(pod) = holder {
-            places.insert(pod.uid.clone(), ifindex);
+        if let (Some(pod), Some(link)) = (holder, table.links.get(&ifindex)) {
+            let (incarnation, addresses) = (link.incarnation, pod.addresses.clone());
+            places.insert(
+                pod.uid.clone(),
+                Place {
+                    ifindex,
+                    incarnation,
+                    addresses,
+                },
+            );
         }
     }
     for pod in pods
         .iter()
         .filter(|pod| !places.contains_key(&pod.uid) && !claims.contains_key(&pod.uid))
     {
-        problems.extend(pod.addresses.iter().filter_map(|address| {
-            let (message, remedy) = match known.get(address)? {
-                Evidence::Refused { message, remedy } => (message.clone(), *remedy),
-                Evidence::Unheard { bridge, ask: Some(_) } => (
-                    format!("nothing on bridge {} answers for it yet", table.name(*bridge)),
-                    BRIDGE_REMEDY,
-                ),
-                Evidence::Unheard { ask: None, .. } | Evidence::Veth { .. } => return None,
-            };
-            Some(problem(pod, &[*address], message, remedy))
-        }));
+        problems.extend(
+            pod.addresses
+                .iter()
+                .filter_map(|address| obstacle(table, pod, *address, known)),
+        );
     }
     problems.sort();
     problems.dedup();
     (places, problems)
+}
+
+/// The veth of each pod whose addresses agree on one.
+fn claims<'a>(
+    table: &Table,
+    pods: &'a [Sought],
+    known: &BTreeMap<IpAddr, Evidence>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<&'a Arc<str>, Claim> {
+    let mut claims = BTreeMap::new();
+    for pod in pods {
+        let mut veths: BTreeMap<u32, bool> = BTreeMap::new();
+        for address in &pod.addresses {
+            if let Some(Evidence::Veth { ifindex, by_route }) = known.get(address) {
+                *veths.entry(*ifindex).or_default() |= by_route;
+            }
+        }
+        match veths.into_iter().collect::<Vec<_>>()[..] {
+            [] => {}
+            [(ifindex, by_route)] => {
+                claims.insert(&pod.uid, Claim { ifindex, by_route });
+            }
+            [(first, _), (second, _), ..] => {
+                let (first, second) = (table.name(first), table.name(second));
+                let message = format!("its addresses lead to different veths, {first} and {second}");
+                problems.push(problem(pod, &pod.addresses, message, ROUTE_REMEDY));
+            }
+        }
+    }
+    claims
+}
+
+/// A pod's place as long as its veth is the same one and it has an address of then.
+fn held<'a>(table: &Table, pod: &Sought, before: &'a Places) -> Option<&'a Place> {
+    before.get(&pod.uid).filter(|place| {
+        let link = table.links.get(&place.ifindex);
+        link.is_some_and(|link| link.kind == Kind::Veth && link.incarnation == place.incarnation)
+            && place
+                .addresses
+                .iter()
+                .any(|address| pod.addresses.contains(address))
+    })
+}
+
+/// Why an address leads nowhere; `None` while the bridge is being asked.
+fn obstacle(
+    table: &Table,
+    pod: &Sought,
+    address: IpAddr,
+    known: &BTreeMap<IpAddr, Evidence>,
+) -> Option<Problem> {
+    match known.get(&address)? {
+        Evidence::Refused { message, remedy } => Some(problem(pod, &[address], message.clone(), remedy)),
+        Evidence::Unheard { bridge, ask: Some(_) } => {
+            let message = format!("nothing on bridge {} answers for it yet", table.name(*bridge));
+            Some(problem(pod, &[address], message, BRIDGE_REMEDY))
+        }
+        Evidence::Unheard { ask: None, .. } | Evidence::Veth { .. } => None,
+    }
+}
+
+/// Some of the pods, for a message.
+fn names(pods: &[&Sought]) -> String {
+    const SHOWN: usize = 4;
+    let mut names: Vec<String> = pods
+        .iter()
+        .take(SHOWN)
+        .map(|pod| format!("pod {}", pod.id))
+        .collect();
+    if pods.len() > SHOWN {
+        names.push(format!("{} more", pods.len() - SHOWN));
+    }
+    names.join(" and ")
 }
 
 fn problem(pod: &Sought, addresses: &[IpAddr], message: String, remedy: &str) -> Problem {

@@ -35,6 +35,8 @@ pub(super) struct Link {
     /// Bridge (or other master) that it is a port of; 0: none.
     pub master: u32,
     pub flags: LinkFlags,
+    /// Another one for each link ever seen, also where an index is used again.
+    pub incarnation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub(super) enum Neighbour {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
+    /// Links seen so far.
+    incarnations: u64,
     pub links: BTreeMap<u32, Link>,
     /// By bridge and address.
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
@@ -71,18 +75,23 @@ pub(super) struct Table {
 impl Table {
     /// Takes a whole dump in place of what was known.
     pub fn refill(&mut self, dump: impl IntoIterator<Item = RouteNetlinkMessage>) {
-        let news = std::mem::take(&mut self.bridge_news);
-        *self = Self {
-            sought: std::mem::take(&mut self.sought),
-            routes_epoch: self.routes_epoch + 1,
-            uplinks_epoch: self.uplinks_epoch + 1,
-            ..Self::default()
-        };
+        let before = std::mem::take(self);
+        self.sought = before.sought;
+        self.incarnations = before.incarnations;
+        self.routes_epoch = before.routes_epoch + 1;
+        self.uplinks_epoch = before.uplinks_epoch + 1;
         for message in dump {
             self.apply(message);
         }
-        for (bridge, before) in news {
-            *self.bridge_news.entry(bridge).or_default() += before + 1;
+        for (ifindex, link) in &mut self.links {
+            // The same one, as far as can be told: its deletion may be among the notifications that were lost.
+            let same = |old: &&Link| (&old.name, old.kind, old.mac) == (&link.name, link.kind, link.mac);
+            if let Some(old) = before.links.get(ifindex).filter(same) {
+                link.incarnation = old.incarnation;
+            }
+        }
+        for (bridge, news) in before.bridge_news {
+            *self.bridge_news.entry(bridge).or_default() += news + 1;
         }
     }
 
@@ -147,12 +156,16 @@ impl Table {
         let before = self.links.get(&ifindex).cloned();
         // Some notifications carry but a few attributes: what is absent stays, except the master, whose absence
         // means none in all that tell the kind.
-        let mut link = before.clone().unwrap_or(Link {
-            name: String::new(),
-            kind: Kind::Other,
-            mac: None,
-            master: 0,
-            flags: LinkFlags::empty(),
+        let mut link = before.clone().unwrap_or_else(|| {
+            self.incarnations += 1;
+            Link {
+                name: String::new(),
+                kind: Kind::Other,
+                mac: None,
+                master: 0,
+                flags: LinkFlags::empty(),
+                incarnation: self.incarnations,
+            }
         });
         link.flags = message.header.flags & (LinkFlags::Up | LinkFlags::LowerUp);
         let (mut kind, mut master) = (None, 0);
