@@ -449,3 +449,65 @@ fn what_cannot_move_a_pod_is_no_change() {
             .expect("changed");
     });
 }
+
+/// Prints how long many pods take: `cargo test --test node_links many -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement of some 10 s"]
+fn many_pods_are_found_in_one_call() {
+    require_root!();
+    // On the bridge, each pod takes two entries of the machine's neighbour table, which by default has room for 512
+    // before it is cleaned (net.ipv4.neigh.default.gc_thresh2).
+    for (layout, count) in [(Layout::Routed, 1000), (Layout::Bridged, 200)] {
+        let host = Host::new(layout);
+        let crowd = netns::Namespace::new("crowd");
+        let mut commands = String::new();
+        let mut inside = String::new();
+        let mut pods = Vec::new();
+        for n in 0..count {
+            let (v4, v6) = (
+                format!("10.88.{}.{}", 1 + n / 200, 10 + n % 200),
+                format!("fd88::{}:{n:x}", 1),
+            );
+            commands += &format!(
+                "link add v{n} type veth peer name e{n} netns {}\nlink set v{n} up\n",
+                crowd.name()
+            );
+            inside += &format!("link set e{n} up\n");
+            match layout {
+                Layout::Routed => {
+                    commands += &format!("route add {v4}/32 dev v{n}\nroute add {v6}/128 dev v{n}\n");
+                }
+                Layout::Bridged => {
+                    commands += &format!("link set v{n} master br0\n");
+                    inside += &format!("addr add {v4}/32 dev e{n}\naddr add {v6}/128 dev e{n} nodad\n");
+                }
+            }
+            pods.push(sought(
+                &format!("p{n}"),
+                &[v4.parse().unwrap(), v6.parse().unwrap()],
+            ));
+        }
+        if layout == Layout::Bridged {
+            commands += "addr add 10.88.0.2/16 dev br0\n";
+            // Each answers for its own address only, as if it were a pod of its own.
+            for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+                crowd.sysctl(&format!("net/ipv4/conf/all/{key}"), value);
+            }
+        }
+        host.namespace.ip(&commands);
+        crowd.ip(&inside);
+        with_links(&host, async |mut links| {
+            let start = std::time::Instant::now();
+            let first = links.locate(&pods).await.expect("locate");
+            let (first_took, found_first) = (start.elapsed(), first.veths.len());
+            let located = locate_until(&mut links, &pods, |l| l.veths.len() == count).await;
+            let all_took = start.elapsed();
+            let start = std::time::Instant::now();
+            assert_eq!(links.locate(&pods).await.expect("locate"), located);
+            let again_took = start.elapsed();
+            println!(
+                "{layout:?}: first call {first_took:?} ({found_first} found), all {all_took:?}, again {again_took:?}"
+            );
+        });
+    }
+}

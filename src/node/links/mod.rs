@@ -49,6 +49,8 @@ const RECEIVE_BUFFER: u32 = 4 << 20;
 const PIPELINE: usize = 32;
 /// How often an address is asked for before its bridge must show something new. Each takes the kernel about 3 s.
 const ASK_ATTEMPTS: u32 = 3;
+/// Neighbours asked for by one call.
+const QUESTIONS: usize = 32;
 /// Everything is listed anew so often. Correctness rests on notifications; this heals what a kernel fails to notify.
 const RECHECK: Duration = Duration::from_secs(300);
 /// After a list that changed while it was read, the next try is at the next notification or after this.
@@ -90,8 +92,7 @@ pub struct Links {
     /// 0 until the driver has listed everything once.
     version: watch::Receiver<u64>,
     places: Places,
-    /// Addresses asked for: how often, and the bridge's news count when first.
-    asked: HashMap<IpAddr, (u64, u32)>,
+    asked: HashMap<IpAddr, Asked>,
 }
 
 impl Links {
@@ -195,15 +196,37 @@ impl Links {
                 veths: veths.collect(),
                 problems,
             };
-            (located, asks(&table, pods, &known, &self.places, &mut self.asked))
+            (
+                located,
+                questions(&table, pods, &known, &self.places, &mut self.asked),
+            )
         };
-        for (bridge, address, how) in asks {
-            // The bridge or the neighbour may be gone by now; a notification of that is on its way.
-            if let Err(error) = netlink::ask(&self.requests, bridge, address, how).await {
-                debug!(%address, error = format!("{error:#}"), "a neighbour could not be asked for");
+        self.ask(asks).await;
+        Ok(located)
+    }
+
+    /// Has the kernel ask for neighbours, some at a time: each question goes to every port of the bridge. The others
+    /// follow at the changes that the answers are.
+    async fn ask(&mut self, asks: Vec<Question>) {
+        let mut sent = 0;
+        for Question {
+            bridge, address, how, ..
+        } in asks
+        {
+            if sent == QUESTIONS {
+                break;
+            }
+            match netlink::ask(&self.requests, bridge, address, how).await {
+                Ok(()) => {
+                    sent += 1;
+                    self.asked.entry(address).or_default().attempts += 1;
+                }
+                // The bridge or the neighbour may be gone by now; a notification of that is on its way.
+                Err(error) => {
+                    debug!(%address, error = format!("{error:#}"), "a neighbour could not be asked for");
+                }
             }
         }
-        Ok(located)
     }
 
     /// The route to each address: remembered ones, and the others from the FIB.
@@ -255,39 +278,68 @@ impl Links {
     }
 }
 
-/// Whom to ask for: pods without a place, as long as that is likely to help.
-fn asks(
+/// How often an address was asked for since its bridge last showed something new.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    news: u64,
+    attempts: u32,
+}
+
+/// An address to ask for on a bridge.
+struct Question {
+    attempts: u32,
+    bridge: u32,
+    address: IpAddr,
+    how: Ask,
+}
+
+/// Whom to ask for, the least asked first: pods without a place, one address at a time, as long as it is likely to help.
+fn questions(
     table: &Table,
     pods: &[Sought],
     known: &BTreeMap<IpAddr, Evidence>,
     places: &Places,
-    asked: &mut HashMap<IpAddr, (u64, u32)>,
-) -> Vec<(u32, IpAddr, Ask)> {
+    asked: &mut HashMap<IpAddr, Asked>,
+) -> Vec<Question> {
     asked.retain(|address, _| known.contains_key(address));
-    let mut asks = Vec::new();
-    for address in pods
-        .iter()
-        .filter(|pod| !places.contains_key(&pod.uid))
-        .flat_map(|pod| &pod.addresses)
-    {
-        let Some(Evidence::Unheard {
-            bridge,
-            ask: Some(how),
-        }) = known.get(address)
-        else {
-            continue;
+    let mut questions = Vec::new();
+    for pod in pods.iter().filter(|pod| !places.contains_key(&pod.uid)) {
+        let evidence = || {
+            pod.addresses
+                .iter()
+                .filter_map(|address| Some((*address, known.get(address)?)))
         };
-        let news = table.bridge_news(*bridge);
-        let (seen, attempts) = asked.entry(*address).or_insert((news, 0));
-        if *seen != news {
-            (*seen, *attempts) = (news, 0);
+        if evidence().any(|(_, e)| matches!(e, Evidence::Veth { .. } | Evidence::Unheard { ask: None, .. })) {
+            continue;
         }
-        if *attempts < ASK_ATTEMPTS {
-            *attempts += 1;
-            asks.push((*bridge, *address, *how));
-        }
+        let candidates = evidence().filter_map(|(address, e)| {
+            let Evidence::Unheard {
+                bridge,
+                ask: Some(how),
+            } = *e
+            else {
+                return None;
+            };
+            let news = table.bridge_news(bridge);
+            let so_far = asked.entry(address).or_default();
+            if so_far.news != news {
+                *so_far = Asked { news, attempts: 0 };
+            }
+            Some(Question {
+                attempts: so_far.attempts,
+                bridge,
+                address,
+                how,
+            })
+        });
+        questions.extend(
+            candidates
+                .min_by_key(|q| q.attempts)
+                .filter(|q| q.attempts < ASK_ATTEMPTS),
+        );
     }
-    asks
+    questions.sort_by_key(|question| question.attempts);
+    questions
 }
 
 /// Keeps `table` at what the kernel says. Ends with an error when the socket does.

@@ -66,10 +66,13 @@ pub(super) fn evidence(table: &Table, address: IpAddr, route: Route) -> Evidence
             return refused(format!("the kernel knows no route to it: {error}"), ROUTE_REMEDY);
         }
     };
-    let name = table.name(oif);
+    let name = || table.name(oif);
     match table.links.get(&oif).map(|link| link.kind) {
         Some(Kind::Veth) if is_uplink(table, oif) => refused(
-            format!("the route to it goes by {name}, which holds the default route"),
+            format!(
+                "the route to it goes by {}, which holds the default route",
+                name()
+            ),
             UPLINK_REMEDY,
         ),
         Some(Kind::Veth) if host => Evidence::Veth {
@@ -77,12 +80,15 @@ pub(super) fn evidence(table: &Table, address: IpAddr, route: Route) -> Evidence
             by_route: true,
         },
         Some(Kind::Veth) => refused(
-            format!("{name} is reached by a route to a whole network, so more than one pod may be behind it"),
+            format!(
+                "{} is reached by a route to a whole network, so more than one pod may be behind it",
+                name()
+            ),
             ROUTE_REMEDY,
         ),
         Some(Kind::Bridge) => on_bridge(table, oif, address),
         Some(Kind::Other) | None => refused(
-            format!("the route to it goes by {name}, which is no veth"),
+            format!("the route to it goes by {}, which is no veth", name()),
             ROUTE_REMEDY,
         ),
     }
