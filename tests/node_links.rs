@@ -413,8 +413,18 @@ fn what_cannot_move_a_pod_is_no_change() {
     let host = Host::new(Layout::Bridged);
     let web = host.pod("web");
     let pods = [seek("web", &web)];
+    let mac = web.namespace.exec("cat", &["/sys/class/net/eth0/address"], "");
+    let neighbours = |state: &str| {
+        for address in web.addresses.list() {
+            host.namespace.ip(&format!(
+                "neigh replace {address} lladdr {} dev br0 nud {state}\n",
+                mac.trim()
+            ));
+        }
+    };
     with_links(&host, async |mut links| {
         locate_until(&mut links, &pods, |l| l.veths.len() == 1).await;
+        neighbours("reachable");
         // Let what locating has provoked arrive: whatever comes now is of the test's making.
         while tokio::time::timeout(Duration::from_millis(300), links.changed())
             .await
@@ -428,13 +438,7 @@ fn what_cannot_move_a_pod_is_no_change() {
         };
         host.namespace.ip("route add 198.51.100.0/24 dev br0\n");
         quiet(&mut links, "a route to elsewhere").await;
-        for address in web.addresses.list() {
-            let mac = web.namespace.exec("cat", &["/sys/class/net/eth0/address"], "");
-            host.namespace.ip(&format!(
-                "neigh replace {address} lladdr {} dev br0 nud stale\n",
-                mac.trim()
-            ));
-        }
+        neighbours("stale");
         quiet(&mut links, "a neighbour that has not been heard for a while").await;
         host.namespace
             .ip("neigh add 10.88.0.200 lladdr 02:00:00:00:00:01 dev br0\n");

@@ -62,8 +62,7 @@ impl Namespace {
         STALE.call_once(remove_stale);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}-{label}", std::process::id());
-        run("ip", &["netns", "add", &name], "");
-        let namespace = Self { name };
+        let namespace = Self::create(&name);
         namespace.ip("link set lo up");
         for scope in ["all", "default"] {
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0");
@@ -71,6 +70,12 @@ impl Namespace {
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0");
         }
         namespace
+    }
+
+    /// A bare namespace of exactly this name.
+    pub fn create(name: &str) -> Self {
+        run("ip", &["netns", "add", name], "");
+        Self { name: name.into() }
     }
 
     pub fn name(&self) -> &str {
@@ -91,13 +96,24 @@ impl Namespace {
         run("ip", &[&["-n", &self.name][..], arguments].concat(), "")
     }
 
-    /// Runs a program inside, with `input` on its standard input, and returns what it prints.
+    /// Runs a program inside, with `input` on its standard input, and returns what it prints. It has a /sys of its own,
+    /// without what is mounted below it.
     pub fn exec(&self, program: &str, arguments: &[&str], input: &str) -> String {
         run(
             "ip",
             &[&["netns", "exec", &self.name, program][..], arguments].concat(),
             input,
         )
+    }
+
+    /// A program to be run inside. Unlike [`exec`](Self::exec) it keeps all mounts, /sys/fs/bpf among them.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .arg("--")
+            .arg(program);
+        command
     }
 
     /// `key` with slashes, as under /proc/sys.
@@ -156,7 +172,8 @@ pub(crate) fn enter(path: &Path) {
         .unwrap_or_else(|e| panic!("cannot enter {}: {e}", path.display()));
 }
 
-fn remove_stale() {
+/// Removes the namespaces of test processes that are no more.
+pub fn remove_stale() {
     let Ok(entries) = std::fs::read_dir(MOUNTS) else {
         return;
     };

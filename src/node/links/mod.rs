@@ -9,6 +9,7 @@
 //! A pod on a bridge that has not sent anything yet is asked for by the kernel (ARP, neighbour solicitation); its answer
 //! arrives as a notification, as does the lack of one.
 
+mod evidence;
 mod netlink;
 mod place;
 mod table;
@@ -30,8 +31,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, sleep};
 use tracing::{debug, warn};
 
+use self::evidence::Evidence;
 use self::netlink::{Ask, Route};
-use self::place::{Evidence, Places};
+use self::place::Places;
 use self::table::Table;
 use crate::model::{ObjectId, Problem};
 
@@ -174,7 +176,7 @@ impl Links {
                         .get(address)
                         .copied()
                         .unwrap_or(Route::Unreachable { errno: 0 });
-                    (*address, place::evidence(&table, *address, route))
+                    (*address, evidence::evidence(&table, *address, route))
                 })
                 .collect::<BTreeMap<_, _>>();
             let (places, problems) = place::settle(&table, pods, &known, &self.places);

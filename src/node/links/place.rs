@@ -1,4 +1,4 @@
-//! Evidence → places: which veth each pod is behind, by what the FIB, the neighbours and the bridges say.
+//! Evidence → places: which veth each pod is behind.
 //!
 //! - A host route (/32, /128) by a veth is an administrator's word and is followed whenever it changes.
 //! - What a bridge has learnt is hearsay: any of its ports can claim another's address. So it places a pod that has no
@@ -11,134 +11,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Sought;
-use super::netlink::{Ask, Route};
-use super::table::{Kind, Neighbour, Table};
+use super::evidence::{BRIDGE_REMEDY, Evidence, ROUTE_REMEDY};
+use super::table::{Kind, Table};
 use crate::model::Problem;
 
-/// What is known of one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Evidence {
-    Veth {
-        ifindex: u32,
-        by_route: bool,
-    },
-    /// The bridge knows not where; it may by asking, unless that is under way.
-    Unheard {
-        bridge: u32,
-        ask: Option<Ask>,
-    },
-    /// Where it is, no veth of a pod can be.
-    Refused {
-        message: String,
-        remedy: &'static str,
-    },
-}
-
-const ROUTE_REMEDY: &str = "check that the pod runs on this node, and that its CNI plugin gives it a veth with a host route or a bridge port";
-const UPLINK_REMEDY: &str = "correct the pod's address: policy is never enforced on the node's uplink";
-const BRIDGE_REMEDY: &str =
-    "check that the pod's interface is up and has this address, and that its bridge port is a veth";
 const CLAIM_REMEDY: &str =
     "correct the addresses, or remove the pod that no longer runs; who was first keeps the veth";
-
-pub(super) fn evidence(table: &Table, address: IpAddr, route: Route) -> Evidence {
-    let refused = |message: String, remedy| Evidence::Refused { message, remedy };
-    let (oif, host) = match route {
-        Route::OnLink { oif, host } => (oif, host),
-        Route::Via { oif } => {
-            let by = oif.map_or_else(String::new, |oif| format!(" by {}", table.name(oif)));
-            return refused(
-                format!("the route to it goes to another machine{by}"),
-                ROUTE_REMEDY,
-            );
-        }
-        Route::Local => {
-            return refused(
-                "it is an address of the node itself".into(),
-                "correct the pod's address",
-            );
-        }
-        Route::Unreachable { errno: 0 } => {
-            return refused("the route to it refuses packets".into(), ROUTE_REMEDY);
-        }
-        Route::Unreachable { errno } => {
-            let error = std::io::Error::from_raw_os_error(-errno);
-            return refused(format!("the kernel knows no route to it: {error}"), ROUTE_REMEDY);
-        }
-    };
-    let name = || table.name(oif);
-    match table.links.get(&oif).map(|link| link.kind) {
-        Some(Kind::Veth) if is_uplink(table, oif) => refused(
-            format!(
-                "the route to it goes by {}, which holds the default route",
-                name()
-            ),
-            UPLINK_REMEDY,
-        ),
-        Some(Kind::Veth) if host => Evidence::Veth {
-            ifindex: oif,
-            by_route: true,
-        },
-        Some(Kind::Veth) => refused(
-            format!(
-                "{} is reached by a route to a whole network, so more than one pod may be behind it",
-                name()
-            ),
-            ROUTE_REMEDY,
-        ),
-        Some(Kind::Bridge) => on_bridge(table, oif, address),
-        Some(Kind::Other) | None => refused(
-            format!("the route to it goes by {}, which is no veth", name()),
-            ROUTE_REMEDY,
-        ),
-    }
-}
-
-fn on_bridge(table: &Table, bridge: u32, address: IpAddr) -> Evidence {
-    let (mac, fixed) = match table.neighbours.get(&(bridge, address)) {
-        Some(Neighbour::Known { mac, fixed }) => (*mac, *fixed),
-        Some(Neighbour::Pending) => return Evidence::Unheard { bridge, ask: None },
-        Some(Neighbour::Failed) | None => {
-            return Evidence::Unheard {
-                bridge,
-                ask: Some(Ask::Resolve),
-            };
-        }
-    };
-    let ports: Vec<u32> = table.ports(bridge, mac).into_iter().collect();
-    let refused = |message| Evidence::Refused {
-        message,
-        remedy: BRIDGE_REMEDY,
-    };
-    match ports[..] {
-        [] => Evidence::Unheard {
-            bridge,
-            ask: (!fixed).then_some(Ask::Confirm),
-        },
-        [port] if is_uplink(table, port) || !table.is_veth(port) => refused(format!(
-            "it is behind port {} of bridge {}, which is no pod's veth",
-            table.name(port),
-            table.name(bridge)
-        )),
-        [ifindex] => Evidence::Veth {
-            ifindex,
-            by_route: false,
-        },
-        [first, second, ..] => refused(format!(
-            "its Ethernet address is behind two ports of bridge {}: {} and {}",
-            table.name(bridge),
-            table.name(first),
-            table.name(second)
-        )),
-    }
-}
-
-fn is_uplink(table: &Table, ifindex: u32) -> bool {
-    table
-        .uplinks
-        .as_ref()
-        .is_none_or(|uplinks| uplinks.contains(&ifindex))
-}
 
 /// Where a pod is, kept from one time to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,32 +74,7 @@ pub(super) fn settle(
             wanted.entry(ifindex).or_default().push(pod);
         }
     }
-    let mut places = Places::new();
-    for (ifindex, by) in wanted {
-        let holder = match by[..] {
-            [only] => Some(only),
-            _ => {
-                let message = format!("veth {} is claimed by {}", table.name(ifindex), names(&by));
-                problems.extend(
-                    by.iter()
-                        .map(|pod| problem(pod, &pod.addresses, message.clone(), CLAIM_REMEDY)),
-                );
-                by.into_iter()
-                    .find(|pod| held(table, pod, before).is_some_and(|now| now.ifindex == ifindex))
-            }
-        };
-        if let (Some(pod), Some(link)) = (holder, table.links.get(&ifindex)) {
-            let (incarnation, addresses) = (link.incarnation, pod.addresses.clone());
-            places.insert(
-                pod.uid.clone(),
-                Place {
-                    ifindex,
-                    incarnation,
-                    addresses,
-                },
-            );
-        }
-    }
+    let places = assign(table, &wanted, before, &mut problems);
     for pod in pods
         .iter()
         .filter(|pod| !places.contains_key(&pod.uid) && !claims.contains_key(&pod.uid))
@@ -235,6 +88,56 @@ pub(super) fn settle(
     problems.sort();
     problems.dedup();
     (places, problems)
+}
+
+/// One pod to each veth: who has it keeps it, else the only one of its claimants that has no place yet gets it. Those that
+/// lose stay where they are, unless another pod is there now.
+fn assign(
+    table: &Table,
+    wanted: &BTreeMap<u32, Vec<&Sought>>,
+    before: &Places,
+    problems: &mut Vec<Problem>,
+) -> Places {
+    let (mut places, mut taken, mut losers) = (Places::new(), BTreeSet::new(), Vec::new());
+    for (ifindex, by) in wanted {
+        let now = |pod: &Sought| held(table, pod, before).map(|place| place.ifindex);
+        let holder = by.iter().copied().find(|pod| now(pod) == Some(*ifindex));
+        let newcomers: Vec<&Sought> = by.iter().copied().filter(|pod| now(pod).is_none()).collect();
+        let winner = match (holder, &newcomers[..], &by[..]) {
+            (Some(holder), ..) => Some(holder),
+            (None, [only], _) | (None, [], [only]) => Some(*only),
+            _ => None,
+        };
+        if by.len() > 1 {
+            let message = format!("veth {} is claimed by {}", table.name(*ifindex), names(by));
+            let of = |pod: &&Sought| problem(pod, &pod.addresses, message.clone(), CLAIM_REMEDY);
+            problems.extend(by.iter().map(of));
+        }
+        losers.extend(
+            by.iter()
+                .filter(|pod| winner.is_none_or(|winner| winner.uid != pod.uid)),
+        );
+        if let (Some(pod), Some(link)) = (winner, table.links.get(ifindex)) {
+            let (incarnation, addresses) = (link.incarnation, pod.addresses.clone());
+            taken.insert(*ifindex);
+            places.insert(
+                pod.uid.clone(),
+                Place {
+                    ifindex: *ifindex,
+                    incarnation,
+                    addresses,
+                },
+            );
+        }
+    }
+    for pod in losers {
+        if let Some(now) = held(table, pod, before)
+            && taken.insert(now.ifindex)
+        {
+            places.insert(pod.uid.clone(), now.clone());
+        }
+    }
+    places
 }
 
 /// The veth of each pod whose addresses agree on one.
@@ -318,5 +221,150 @@ fn problem(pod: &Sought, addresses: &[IpAddr], message: String, remedy: &str) ->
         value: value.join(", "),
         message,
         remedy: remedy.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ObjectId;
+    use crate::node::links::evidence::tests::{BRIDGE, VETH_A, VETH_B, address, heard, node, routed};
+    use crate::node::links::netlink::Ask;
+
+    fn pod(name: &str, addresses: &[&str]) -> Sought {
+        let addresses = addresses.iter().map(|a| address(a)).collect();
+        Sought {
+            uid: name.into(),
+            id: ObjectId::new("shop", name),
+            addresses,
+        }
+    }
+
+    type Found = (BTreeMap<String, u32>, Vec<Problem>);
+
+    /// Pods, and what is known of their addresses.
+    type Time<'a> = (&'a [Sought], &'a [(&'a str, Evidence)]);
+
+    /// Settles pods one time after another, each time with other evidence, and shows what the last comes to.
+    fn settled(table: &Table, times: &[Time]) -> Found {
+        let (mut places, mut problems) = (Places::new(), Vec::new());
+        for (pods, known) in times {
+            let known = known
+                .iter()
+                .map(|(a, evidence)| (address(a), evidence.clone()))
+                .collect();
+            (places, problems) = settle(table, pods, &known, &places);
+        }
+        (
+            places
+                .iter()
+                .map(|(uid, place)| (uid.to_string(), place.ifindex))
+                .collect(),
+            problems,
+        )
+    }
+
+    fn at(places: &[(&str, u32)]) -> BTreeMap<String, u32> {
+        places
+            .iter()
+            .map(|(uid, ifindex)| (uid.to_string(), *ifindex))
+            .collect()
+    }
+
+    #[test]
+    fn hearsay_does_not_move_a_pod_but_a_route_does() {
+        let web = [pod("web", &["10.0.0.1"])];
+        let first = (&web[..], &[("10.0.0.1", heard(VETH_A))][..]);
+        let found = settled(&node(), &[first, (&web, &[("10.0.0.1", heard(VETH_B))])]);
+        assert_eq!(found, (at(&[("web", VETH_A)]), vec![]));
+        let unheard = Evidence::Unheard {
+            bridge: BRIDGE,
+            ask: Some(Ask::Resolve),
+        };
+        let found = settled(&node(), &[first, (&web, &[("10.0.0.1", unheard)])]);
+        assert_eq!(found, (at(&[("web", VETH_A)]), vec![]));
+        let found = settled(&node(), &[first, (&web, &[("10.0.0.1", routed(VETH_B))])]);
+        assert_eq!(found, (at(&[("web", VETH_B)]), vec![]));
+    }
+
+    #[test]
+    fn who_was_misplaced_by_hearsay_moves_when_its_veth_is_claimed() {
+        // The bridge first believed that web was where thief is.
+        let (web, thief) = (pod("web", &["10.0.0.1"]), pod("thief", &["10.0.0.2"]));
+        let found = settled(
+            &node(),
+            &[
+                (std::slice::from_ref(&web), &[("10.0.0.1", heard(VETH_B))]),
+                (
+                    &[web.clone(), thief],
+                    &[("10.0.0.1", heard(VETH_A)), ("10.0.0.2", heard(VETH_B))],
+                ),
+            ],
+        );
+        assert_eq!(found, (at(&[("thief", VETH_B), ("web", VETH_A)]), vec![]));
+    }
+
+    #[test]
+    fn a_pod_with_its_addresses_on_two_veths_has_no_place() {
+        let web = [pod("web", &["10.0.0.1", "fd00::1"])];
+        let split = [("10.0.0.1", routed(VETH_A)), ("fd00::1", routed(VETH_B))];
+        let (places, problems) = settled(&node(), &[(&web, &split)]);
+        assert_eq!(places, at(&[]));
+        assert!(
+            problems.len() == 1 && problems[0].message.contains("if10 and if11"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn a_terminating_pod_stays_where_it_is_when_its_address_is_given_to_another() {
+        let (old, new) = (pod("old", &["10.0.0.1"]), pod("new", &["10.0.0.1"]));
+        let (places, problems) = settled(
+            &node(),
+            &[
+                (std::slice::from_ref(&old), &[("10.0.0.1", routed(VETH_A))]),
+                (&[old.clone(), new], &[("10.0.0.1", routed(VETH_B))]),
+            ],
+        );
+        assert_eq!(places, at(&[("new", VETH_B), ("old", VETH_A)]));
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn a_claim_by_many_is_reported_for_each_with_a_short_list() {
+        let pods: Vec<Sought> = (1..=9)
+            .map(|n| pod(&format!("p{n}"), &[&format!("10.0.0.{n}")]))
+            .collect();
+        let names: Vec<String> = (1..=9).map(|n| format!("10.0.0.{n}")).collect();
+        let known: Vec<(&str, Evidence)> = names.iter().map(|a| (a.as_str(), heard(VETH_A))).collect();
+        let (places, problems) = settled(&node(), &[(&pods, &known)]);
+        assert_eq!((places, problems.len()), (at(&[]), 9));
+        assert!(
+            problems[0].message.ends_with("pod shop/p4 and 5 more"),
+            "{}",
+            problems[0]
+        );
+    }
+
+    #[test]
+    fn a_pod_that_loses_all_its_addresses_loses_its_place() {
+        let first = [pod("web", &["10.0.0.1"])];
+        let unheard = Evidence::Unheard {
+            bridge: BRIDGE,
+            ask: None,
+        };
+        let before = (&first[..], &[("10.0.0.1", heard(VETH_A))][..]);
+        let other = [pod("web", &["10.0.0.2"])];
+        assert_eq!(
+            settled(&node(), &[before, (&other, &[("10.0.0.2", unheard.clone())])]),
+            (at(&[]), vec![])
+        );
+        // One more is no loss.
+        let both = [pod("web", &["10.0.0.1", "fd00::1"])];
+        let known = [("10.0.0.1", unheard), ("fd00::1", heard(VETH_B))];
+        assert_eq!(
+            settled(&node(), &[before, (&both, &known)]),
+            (at(&[("web", VETH_A)]), vec![])
+        );
     }
 }

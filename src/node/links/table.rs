@@ -130,6 +130,15 @@ impl Table {
             .collect()
     }
 
+    /// Replaces what a bridge has learnt of one address: VLAN and port.
+    #[cfg(test)]
+    pub fn set_stations(&mut self, bridge: u32, mac: Mac, ports: &[(u16, u32)]) {
+        self.stations = ports
+            .iter()
+            .map(|(vlan, port)| ((bridge, mac, *vlan), *port))
+            .collect();
+    }
+
     pub fn is_veth(&self, ifindex: u32) -> bool {
         self.links.get(&ifindex).is_some_and(|l| l.kind == Kind::Veth)
     }
@@ -328,4 +337,96 @@ pub(super) fn uplinks(dump: &[RouteNetlinkMessage]) -> BTreeSet<u32> {
         })
         .flat_map(output_interfaces)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::route::RouteAddress;
+
+    use super::*;
+
+    fn link(ifindex: u32, family: AddressFamily, kind: Option<InfoKind>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        message.header.interface_family = family;
+        message.attributes = vec![LinkAttribute::IfName(format!("if{ifindex}"))];
+        message
+            .attributes
+            .extend(kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])));
+        message
+    }
+
+    fn route(to: Option<&str>, prefix: u8) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = prefix;
+        let to = to.map(|a| RouteAttribute::Destination(RouteAddress::Inet(a.parse().unwrap())));
+        message.attributes = to.into_iter().collect();
+        message
+    }
+
+    #[test]
+    fn a_port_that_leaves_its_bridge_is_still_a_link() {
+        let mut table = Table::default();
+        assert!(table.apply(RouteNetlinkMessage::NewLink(link(
+            7,
+            AddressFamily::Unspec,
+            Some(InfoKind::Veth)
+        ))));
+        assert!(!table.apply(RouteNetlinkMessage::DelLink(link(7, AddressFamily::Bridge, None))));
+        assert!(table.is_veth(7));
+        // Nor does a message that does not tell the kind make it another one.
+        assert!(!table.apply(RouteNetlinkMessage::NewLink(link(7, AddressFamily::Unspec, None))));
+        assert!(table.is_veth(7));
+        assert!(table.apply(RouteNetlinkMessage::DelLink(link(7, AddressFamily::Unspec, None))));
+        assert!(!table.is_veth(7));
+    }
+
+    #[test]
+    fn a_route_matters_to_the_addresses_that_it_covers() {
+        let pod: IpAddr = "10.1.2.3".parse().unwrap();
+        let on_link = Route::OnLink { oif: 7, host: true };
+        for (message, matters) in [
+            (route(Some("10.1.2.3"), 32), true),
+            (route(Some("10.1.0.0"), 16), true),
+            (route(None, 0), true),
+            (route(Some("10.1.2.4"), 32), false),
+            (route(Some("10.2.0.0"), 16), false),
+        ] {
+            let mut table = Table {
+                uplinks: Some(BTreeSet::new()),
+                ..Table::default()
+            };
+            table.sought.insert(pod);
+            table.routes.insert(pod, on_link);
+            let default = message.header.destination_prefix_length == 0;
+            for message in [
+                RouteNetlinkMessage::DelRoute(message.clone()),
+                RouteNetlinkMessage::NewRoute(message),
+            ] {
+                table.routes.insert(pod, on_link);
+                assert_eq!(table.apply(message.clone()), matters, "{message:?}");
+                assert_eq!(table.routes.contains_key(&pod), !matters, "{message:?}");
+            }
+            assert_eq!(table.uplinks.is_none(), default);
+        }
+    }
+
+    #[test]
+    fn listing_anew_keeps_a_link_that_is_the_same_and_none_that_is_gone() {
+        let mut table = Table::default();
+        let seen = |ifindex| {
+            RouteNetlinkMessage::NewLink(link(ifindex, AddressFamily::Unspec, Some(InfoKind::Veth)))
+        };
+        table.refill([seen(7), seen(8)]);
+        let before = table.links[&7].incarnation;
+        let mut renamed = link(8, AddressFamily::Unspec, Some(InfoKind::Veth));
+        renamed.attributes[0] = LinkAttribute::IfName("other".into());
+        let old = table.links[&8].incarnation;
+        table.refill([seen(7), RouteNetlinkMessage::NewLink(renamed)]);
+        assert_eq!(table.links[&7].incarnation, before);
+        assert_ne!(table.links[&8].incarnation, old);
+        table.refill([seen(8)]);
+        assert!(!table.is_veth(7));
+    }
 }
