@@ -10,19 +10,27 @@ use std::time::Duration;
 use netns::{Addresses, Answer, Host, Layout, Pod, Protocol, Service, reach};
 use palisade::model::ObjectId;
 use palisade::node::{Links, Located, Sought};
+use tokio::task::JoinSet;
 
 /// Longer than the kernel takes to give up on a neighbour (3 s), and to spare.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Runs `work` inside the host with an open [`Links`], and its driver beside it.
+/// Runs `work` inside the host with an open [`Links`], whose driver runs in a set of tasks, as the agent's do.
 fn with_links<T: Send, F: Future<Output = T>>(host: &Host, work: impl FnOnce(Links) -> F + Send) -> T {
     host.namespace.block_on(|| async {
         let (links, driver) = Links::open().expect("netlink sockets");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver);
         tokio::select! {
-            result = driver => panic!("the driver ended: {result:?}"),
+            result = tasks.join_next() => panic!("the driver ended: {result:?}"),
             value = work(links) => value,
         }
     })
+}
+
+/// The agent locates in a task that may move between threads.
+fn movable<T: Send>(future: T) -> T {
+    future
 }
 
 fn sought(name: &str, addresses: &[IpAddr]) -> Sought {
@@ -42,11 +50,11 @@ async fn locate_until(links: &mut Links, pods: &[Sought], done: impl Fn(&Located
     let mut last = Located::default();
     let wait = async {
         loop {
-            last = links.locate(pods).await.expect("locate");
+            last = movable(links.locate(pods)).await.expect("locate");
             if done(&last) {
                 return;
             }
-            links.changed().await.expect("changed");
+            movable(links.changed()).await.expect("changed");
         }
     };
     if tokio::time::timeout(PATIENCE, wait).await.is_err() {
@@ -61,6 +69,20 @@ fn places(located: &Located) -> BTreeMap<&str, (u32, &str)> {
         .iter()
         .map(|(uid, veth)| (&**uid, (veth.ifindex, &*veth.name)))
         .collect()
+}
+
+#[test]
+fn the_driver_ends_well_when_nobody_asks_any_more() {
+    require_root!();
+    let host = Host::new(Layout::Routed);
+    host.namespace.block_on(|| async {
+        let (links, driver) = Links::open().expect("netlink sockets");
+        drop(links);
+        tokio::time::timeout(PATIENCE, driver)
+            .await
+            .expect("an end")
+            .expect("no error");
+    });
 }
 
 #[test]
@@ -451,6 +473,43 @@ fn what_cannot_move_a_pod_is_no_change() {
             .await
             .expect("a route to a pod is a change")
             .expect("changed");
+    });
+}
+
+#[test]
+fn a_pod_that_kept_silent_is_asked_for_again() {
+    require_root!();
+    let host = Host::new(Layout::Bridged);
+    // Gives up after 50 ms instead of 3 s.
+    for (key, value) in [("retrans_time_ms", "50"), ("mcast_solicit", "1")] {
+        host.namespace.sysctl(&format!("net/ipv4/neigh/br0/{key}"), value);
+    }
+    let mute = host.pod_at(
+        "mute",
+        Addresses {
+            v4: "10.88.0.66".parse().ok(),
+            v6: None,
+        },
+    );
+    mute.namespace.ip("link set eth0 arp off\n");
+    let pods = [seek("mute", &mute)];
+    with_links(&host, async |mut links| {
+        let located = locate_until(&mut links, &pods, |l| !l.problems.is_empty()).await;
+        assert_eq!(located.veths, BTreeMap::new());
+        // Until nothing is asked for any more: no answer, no failure, no change.
+        while tokio::time::timeout(Duration::from_millis(500), links.changed())
+            .await
+            .is_ok()
+        {
+            links.locate(&pods).await.expect("locate");
+        }
+        // The host sees nothing of this.
+        mute.namespace.ip("link set eth0 arp on\n");
+        let located = locate_until(&mut links, &pods, |l| !l.veths.is_empty()).await;
+        assert_eq!(
+            places(&located),
+            BTreeMap::from([("uid-mute", (host.ifindex(&mute), "vethmute"))])
+        );
     });
 }
 

@@ -28,7 +28,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, interval_at, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use self::evidence::Evidence;
@@ -49,8 +49,11 @@ const GROUPS: [MulticastGroup; 6] = [
 const RECEIVE_BUFFER: u32 = 4 << 20;
 /// FIB lookups under way at once.
 const PIPELINE: usize = 32;
-/// How often an address is asked for before its bridge must show something new. Each takes the kernel about 3 s.
+/// How often an address is asked for in a row. Each takes the kernel about 3 s.
 const ASK_ATTEMPTS: u32 = 3;
+/// After that, asking begins anew when the bridge shows a new port or station, or after this: a pod may get its address
+/// long after its link is up, and then keep silent.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Neighbours asked for by one call.
 const QUESTIONS: usize = 32;
 /// Everything is listed anew so often. Correctness rests on notifications; this heals what a kernel fails to notify.
@@ -95,6 +98,8 @@ pub struct Links {
     version: watch::Receiver<u64>,
     places: Places,
     asked: HashMap<IpAddr, Asked>,
+    /// Set while a pod is not asked for any more.
+    ask_again: Option<Instant>,
 }
 
 impl Links {
@@ -136,20 +141,26 @@ impl Links {
             version,
             places: Places::new(),
             asked: HashMap::new(),
+            ask_again: None,
         };
         Ok((links, driver))
     }
 
-    /// Resolves when a notification since the last call may have moved a pod of the last [`locate`](Self::locate); all
-    /// that came meanwhile counts as one. Safe to cancel.
+    /// Resolves when a notification since the last call may have moved a pod of the last [`locate`](Self::locate), or when a
+    /// silent one is to be asked for again; all that came meanwhile counts as one. Safe to cancel.
     ///
     /// # Errors
     /// Fails when the driver has ended.
     pub async fn changed(&mut self) -> Result<()> {
-        self.version
-            .changed()
-            .await
-            .context("the netlink driver has ended")
+        let again = self.ask_again;
+        tokio::select! {
+            result = self.version.changed() => result.context("the netlink driver has ended"),
+            () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                self.ask_again = None;
+                self.asked.clear();
+                Ok(())
+            }
+        }
     }
 
     /// Finds `pods`, and forgets the places of all others.
@@ -167,7 +178,7 @@ impl Links {
             .collect();
         self.refresh_uplinks().await?;
         let routes = self.routes(&addresses).await?;
-        let (located, asks) = {
+        let (located, questions, silent) = {
             let table = lock(&self.table);
             let known = addresses
                 .iter()
@@ -198,22 +209,24 @@ impl Links {
                 veths: veths.collect(),
                 problems,
             };
-            (
-                located,
-                questions(&table, pods, &known, &self.places, &mut self.asked),
-            )
+            let (questions, silent) = questions(&table, pods, &known, &self.places, &mut self.asked);
+            (located, questions, silent)
         };
-        self.ask(asks).await;
+        self.ask_again = match silent {
+            true => self.ask_again.or_else(|| Some(Instant::now() + ASK_AGAIN)),
+            false => None,
+        };
+        self.ask(questions).await;
         Ok(located)
     }
 
     /// Has the kernel ask for neighbours, some at a time: each question goes to every port of the bridge. The others
     /// follow at the changes that the answers are.
-    async fn ask(&mut self, asks: Vec<Question>) {
+    async fn ask(&mut self, questions: Vec<Question>) {
         let mut sent = 0;
         for Question {
             bridge, address, how, ..
-        } in asks
+        } in questions
         {
             if sent == QUESTIONS {
                 break;
@@ -295,16 +308,17 @@ struct Question {
     how: Ask,
 }
 
-/// Whom to ask for, the least asked first: pods without a place, one address at a time, as long as it is likely to help.
+/// Whom to ask for, the least asked first: pods without a place, one address at a time. And whether
+/// some have kept silent so often that they are not.
 fn questions(
     table: &Table,
     pods: &[Sought],
     known: &BTreeMap<IpAddr, Evidence>,
     places: &Places,
     asked: &mut HashMap<IpAddr, Asked>,
-) -> Vec<Question> {
+) -> (Vec<Question>, bool) {
     asked.retain(|address, _| known.contains_key(address));
-    let mut questions = Vec::new();
+    let (mut questions, mut silent) = (Vec::new(), false);
     for pod in pods.iter().filter(|pod| !places.contains_key(&pod.uid)) {
         let evidence = || {
             pod.addresses
@@ -334,14 +348,14 @@ fn questions(
                 how,
             })
         });
-        questions.extend(
-            candidates
-                .min_by_key(|q| q.attempts)
-                .filter(|q| q.attempts < ASK_ATTEMPTS),
-        );
+        match candidates.min_by_key(|question| question.attempts) {
+            Some(question) if question.attempts < ASK_ATTEMPTS => questions.push(question),
+            Some(_) => silent = true,
+            None => {}
+        }
     }
     questions.sort_by_key(|question| question.attempts);
-    questions
+    (questions, silent)
 }
 
 /// Keeps `table` at what the kernel says. Ends with an error when the socket does.
