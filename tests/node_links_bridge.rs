@@ -4,7 +4,7 @@ mod locating;
 mod netns;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use locating::{PATIENCE, locate_until, places, seek, sought, with_links};
 use netns::{Addresses, Answer, Host, Layout, Protocol, Service, reach};
@@ -156,12 +156,17 @@ fn a_pod_that_kept_silent_is_asked_for_again() {
         {
             links.locate(&pods).await.expect("locate");
         }
+        let again = Instant::now();
         // The host sees nothing of this.
         mute.namespace.ip("link set eth0 arp on\n");
         let located = locate_until(&mut links, &pods, |l| !l.veths.is_empty()).await;
         assert_eq!(
             places(&located),
             BTreeMap::from([("uid-mute", (host.ifindex(&mute), "vethmute"))])
+        );
+        assert!(
+            again.elapsed() > Duration::from_secs(1),
+            "it was to be asked for the last time before"
         );
     });
 }

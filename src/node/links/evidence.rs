@@ -12,10 +12,13 @@ pub(super) enum Evidence {
         ifindex: u32,
         by_route: bool,
     },
-    /// The bridge knows not where; it may by asking, unless that is under way.
+    /// The bridge knows not where.
     Unheard {
         bridge: u32,
+        /// What may help; `None` while that is under way, or where nothing does.
         ask: Option<Ask>,
+        /// It was asked for in vain.
+        silent: bool,
     },
     /// Where it is, no veth of a pod can be.
     Refused {
@@ -83,15 +86,12 @@ pub(super) fn evidence(table: &Table, address: IpAddr, route: Route) -> Evidence
 }
 
 fn on_bridge(table: &Table, bridge: u32, address: IpAddr) -> Evidence {
+    let unheard = |ask, silent| Evidence::Unheard { bridge, ask, silent };
     let (mac, fixed) = match table.neighbours.get(&(bridge, address)) {
         Some(Neighbour::Known { mac, fixed }) => (*mac, *fixed),
-        Some(Neighbour::Pending) => return Evidence::Unheard { bridge, ask: None },
-        Some(Neighbour::Failed) | None => {
-            return Evidence::Unheard {
-                bridge,
-                ask: Some(Ask::Resolve),
-            };
-        }
+        Some(Neighbour::Pending { silent }) => return unheard(None, *silent),
+        Some(Neighbour::Failed) => return unheard(Some(Ask::Resolve), true),
+        None => return unheard(Some(Ask::Resolve), false),
     };
     let ports: Vec<u32> = table.ports(bridge, mac).into_iter().collect();
     let refused = |message| Evidence::Refused {
@@ -99,10 +99,9 @@ fn on_bridge(table: &Table, bridge: u32, address: IpAddr) -> Evidence {
         remedy: BRIDGE_REMEDY,
     };
     match ports[..] {
-        [] => Evidence::Unheard {
-            bridge,
-            ask: (!fixed).then_some(Ask::Confirm),
-        },
+        // A fixed neighbour is never asked: only its own traffic can tell.
+        [] if fixed => unheard(None, true),
+        [] => unheard(Some(Ask::Confirm), false),
         [port] if is_uplink(table, port) || !table.is_veth(port) => refused(format!(
             "it is behind port {} of bridge {}, which is no pod's veth",
             table.name(port),
@@ -234,16 +233,22 @@ pub(super) mod tests {
                 },
             )
         };
-        let unheard = |ask| Evidence::Unheard { bridge: BRIDGE, ask };
+        let unheard = |ask, silent| Evidence::Unheard {
+            bridge: BRIDGE,
+            ask,
+            silent,
+        };
+        let pending = |silent| Some(Neighbour::Pending { silent });
         let known = |fixed| Some(Neighbour::Known { mac: MAC, fixed });
-        assert_eq!(on_bridge(None, &[]), unheard(Some(Ask::Resolve)));
+        assert_eq!(on_bridge(None, &[]), unheard(Some(Ask::Resolve), false));
+        assert_eq!(on_bridge(pending(false), &[]), unheard(None, false));
         assert_eq!(
             on_bridge(Some(Neighbour::Failed), &[]),
-            unheard(Some(Ask::Resolve))
+            unheard(Some(Ask::Resolve), true)
         );
-        assert_eq!(on_bridge(Some(Neighbour::Pending), &[]), unheard(None));
-        assert_eq!(on_bridge(known(false), &[]), unheard(Some(Ask::Confirm)));
-        assert_eq!(on_bridge(known(true), &[]), unheard(None));
+        assert_eq!(on_bridge(pending(true), &[]), unheard(None, true));
+        assert_eq!(on_bridge(known(false), &[]), unheard(Some(Ask::Confirm), false));
+        assert_eq!(on_bridge(known(true), &[]), unheard(None, true));
         assert_eq!(on_bridge(known(false), &[(0, VETH_A)]), heard(VETH_A));
         assert_eq!(on_bridge(known(true), &[(1, VETH_A), (2, VETH_A)]), heard(VETH_A));
         for ports in [

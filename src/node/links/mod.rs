@@ -49,10 +49,10 @@ const GROUPS: [MulticastGroup; 6] = [
 const RECEIVE_BUFFER: u32 = 4 << 20;
 /// FIB lookups under way at once.
 const PIPELINE: usize = 32;
-/// How often an address is asked for in a row. Each takes the kernel about 3 s.
+/// How often an address is asked for in a row. In vain takes the kernel about 3 s each.
 const ASK_ATTEMPTS: u32 = 3;
-/// After that, asking begins anew when the bridge shows a new port or station, or after this: a pod may get its address
-/// long after its link is up, and then keep silent.
+/// Asking begins anew when the bridge shows a new port or station, and after this: a pod may get its address long after its
+/// link is up, and then keep silent.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Neighbours asked for by one call.
 const QUESTIONS: usize = 32;
@@ -98,7 +98,7 @@ pub struct Links {
     version: watch::Receiver<u64>,
     places: Places,
     asked: HashMap<IpAddr, Asked>,
-    /// Set while a pod is not asked for any more.
+    /// Set while a pod is waited for.
     ask_again: Option<Instant>,
 }
 
@@ -178,7 +178,7 @@ impl Links {
             .collect();
         self.refresh_uplinks().await?;
         let routes = self.routes(&addresses).await?;
-        let (located, questions, silent) = {
+        let (located, questions, waits) = {
             let table = lock(&self.table);
             let known = addresses
                 .iter()
@@ -209,10 +209,10 @@ impl Links {
                 veths: veths.collect(),
                 problems,
             };
-            let (questions, silent) = questions(&table, pods, &known, &self.places, &mut self.asked);
-            (located, questions, silent)
+            let (questions, waits) = questions(&table, pods, &known, &self.places, &mut self.asked);
+            (located, questions, waits)
         };
-        self.ask_again = match silent {
+        self.ask_again = match waits {
             true => self.ask_again.or_else(|| Some(Instant::now() + ASK_AGAIN)),
             false => None,
         };
@@ -231,6 +231,7 @@ impl Links {
             if sent == QUESTIONS {
                 break;
             }
+            lock(&self.table).asking(bridge, address);
             match netlink::ask(&self.requests, bridge, address, how).await {
                 Ok(()) => {
                     sent += 1;
@@ -238,6 +239,7 @@ impl Links {
                 }
                 // The bridge or the neighbour may be gone by now; a notification of that is on its way.
                 Err(error) => {
+                    lock(&self.table).not_asked(bridge, address);
                     debug!(%address, error = format!("{error:#}"), "a neighbour could not be asked for");
                 }
             }
@@ -309,7 +311,7 @@ struct Question {
 }
 
 /// Whom to ask for, the least asked first: pods without a place, one address at a time. And whether
-/// some have kept silent so often that they are not.
+/// any is waited for.
 fn questions(
     table: &Table,
     pods: &[Sought],
@@ -318,20 +320,25 @@ fn questions(
     asked: &mut HashMap<IpAddr, Asked>,
 ) -> (Vec<Question>, bool) {
     asked.retain(|address, _| known.contains_key(address));
-    let (mut questions, mut silent) = (Vec::new(), false);
+    let (mut questions, mut waits) = (Vec::new(), false);
     for pod in pods.iter().filter(|pod| !places.contains_key(&pod.uid)) {
         let evidence = || {
             pod.addresses
                 .iter()
                 .filter_map(|address| Some((*address, known.get(address)?)))
         };
-        if evidence().any(|(_, e)| matches!(e, Evidence::Veth { .. } | Evidence::Unheard { ask: None, .. })) {
+        if evidence().any(|(_, e)| matches!(e, Evidence::Veth { .. })) {
+            continue;
+        }
+        waits |= evidence().any(|(_, e)| matches!(e, Evidence::Unheard { .. }));
+        if evidence().any(|(_, e)| matches!(e, Evidence::Unheard { ask: None, .. })) {
             continue;
         }
         let candidates = evidence().filter_map(|(address, e)| {
             let Evidence::Unheard {
                 bridge,
                 ask: Some(how),
+                ..
             } = *e
             else {
                 return None;
@@ -348,14 +355,11 @@ fn questions(
                 how,
             })
         });
-        match candidates.min_by_key(|question| question.attempts) {
-            Some(question) if question.attempts < ASK_ATTEMPTS => questions.push(question),
-            Some(_) => silent = true,
-            None => {}
-        }
+        let least = candidates.min_by_key(|question| question.attempts);
+        questions.extend(least.filter(|question| question.attempts < ASK_ATTEMPTS));
     }
     questions.sort_by_key(|question| question.attempts);
-    (questions, silent)
+    (questions, waits)
 }
 
 /// Keeps `table` at what the kernel says. Ends with an error when the socket does.

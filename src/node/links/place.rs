@@ -182,7 +182,7 @@ fn held<'a>(table: &Table, pod: &Sought, before: &'a Places) -> Option<&'a Place
     })
 }
 
-/// Why an address leads nowhere; `None` while the bridge is being asked.
+/// Why an address leads nowhere; `None` while the bridge is asked for the first time.
 fn obstacle(
     table: &Table,
     pod: &Sought,
@@ -191,11 +191,13 @@ fn obstacle(
 ) -> Option<Problem> {
     match known.get(&address)? {
         Evidence::Refused { message, remedy } => Some(problem(pod, &[address], message.clone(), remedy)),
-        Evidence::Unheard { bridge, ask: Some(_) } => {
-            let message = format!("nothing on bridge {} answers for it yet", table.name(*bridge));
+        Evidence::Unheard {
+            bridge, silent: true, ..
+        } => {
+            let message = format!("nothing on bridge {} answers for it", table.name(*bridge));
             Some(problem(pod, &[address], message, BRIDGE_REMEDY))
         }
-        Evidence::Unheard { ask: None, .. } | Evidence::Veth { .. } => None,
+        Evidence::Unheard { silent: false, .. } | Evidence::Veth { .. } => None,
     }
 }
 
@@ -280,6 +282,7 @@ mod tests {
         let unheard = Evidence::Unheard {
             bridge: BRIDGE,
             ask: Some(Ask::Resolve),
+            silent: false,
         };
         let found = settled(&node(), &[first, (&web, &[("10.0.0.1", unheard)])]);
         assert_eq!(found, (at(&[("web", VETH_A)]), vec![]));
@@ -352,6 +355,7 @@ mod tests {
         let unheard = Evidence::Unheard {
             bridge: BRIDGE,
             ask: None,
+            silent: false,
         };
         let before = (&first[..], &[("10.0.0.1", heard(VETH_A))][..]);
         let other = [pod("web", &["10.0.0.2"])];

@@ -41,8 +41,8 @@ pub(super) struct Link {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Neighbour {
-    /// Asked for, no answer yet.
-    Pending,
+    /// Asked for, no answer yet. `silent`: nor to the question before.
+    Pending { silent: bool },
     /// Nobody answered.
     Failed,
     /// `fixed`: set by an administrator, the kernel never asks again.
@@ -115,6 +115,35 @@ impl Table {
             }
             _ => false,
         }
+    }
+
+    /// Notes that the kernel is about to ask, so that another failure is seen as one: not all kernels announce that they
+    /// ask.
+    pub fn asking(&mut self, bridge: u32, address: IpAddr) {
+        let known = matches!(
+            self.neighbours.get(&(bridge, address)),
+            Some(Neighbour::Known { .. })
+        );
+        if !known {
+            let pending = self.pending(bridge, address);
+            self.neighbours.insert((bridge, address), pending);
+        }
+    }
+
+    /// Takes back [`asking`](Self::asking).
+    pub fn not_asked(&mut self, bridge: u32, address: IpAddr) {
+        if let Some(Neighbour::Pending { .. }) = self.neighbours.get(&(bridge, address)) {
+            self.neighbours.remove(&(bridge, address));
+        }
+    }
+
+    fn pending(&self, ifindex: u32, address: IpAddr) -> Neighbour {
+        let before = self.neighbours.get(&(ifindex, address));
+        let silent = matches!(
+            before,
+            Some(Neighbour::Failed | Neighbour::Pending { silent: true })
+        );
+        Neighbour::Pending { silent }
     }
 
     /// Counts what has happened on a bridge, to tell whether asking again is worthwhile.
@@ -244,7 +273,7 @@ impl Table {
         let now = match (exists, message.header.state) {
             (false, _) | (true, NeighbourState::None) => None,
             (true, NeighbourState::Failed) => Some(Neighbour::Failed),
-            (true, NeighbourState::Incomplete) => Some(Neighbour::Pending),
+            (true, NeighbourState::Incomplete) => Some(self.pending(ifindex, address)),
             (true, state) => Some(mac.map_or(Neighbour::Failed, |mac| Neighbour::Known {
                 mac,
                 fixed: matches!(state, NeighbourState::Permanent | NeighbourState::Noarp),
@@ -254,7 +283,7 @@ impl Table {
             Some(now) => self.neighbours.insert((ifindex, address), now),
             None => self.neighbours.remove(&(ifindex, address)),
         };
-        before != now && now != Some(Neighbour::Pending) && self.sought.contains(&address)
+        before != now && !matches!(now, Some(Neighbour::Pending { .. })) && self.sought.contains(&address)
     }
 
     fn station(&mut self, message: &NeighbourMessage, exists: bool) -> bool {
