@@ -31,6 +31,13 @@ fn a_bridge_that_has_aged_out_a_quiet_pod_learns_it_anew() {
     require_root!();
     let host = Host::new(Layout::Bridged);
     let web = host.pod("web");
+    // After a packet, either side would ask the other in a minute only.
+    for (namespace, interface) in [(&host.namespace, "br0"), (&web.namespace, "eth0")] {
+        namespace.sysctl(
+            &format!("net/ipv4/neigh/{interface}/delay_first_probe_time"),
+            "60",
+        );
+    }
     let service = Service::start(&web.namespace, Protocol::Udp, 9000);
     let address = web.addresses.list()[0];
     assert_eq!(
@@ -38,9 +45,8 @@ fn a_bridge_that_has_aged_out_a_quiet_pod_learns_it_anew() {
         Answer::Reached
     );
     drop(service);
-    // A packet to it would have the kernel ask in a minute only.
-    host.namespace
-        .sysctl("net/ipv4/neigh/br0/delay_first_probe_time", "60");
+    // It says nothing of its own accord, as its IPv6 would soon after the start.
+    web.namespace.sysctl("net/ipv6/conf/all/disable_ipv6", "1");
     // The neighbour is known, its port is not: as after a restart of the agent, minutes after the pod's last packet.
     host.namespace.ip("link set br0 type bridge fdb_flush\n");
     let pods = [sought("web", &[address])];
