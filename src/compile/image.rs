@@ -83,7 +83,7 @@ pub enum Row {
 
 /// Sorted starts over `protocol << 16 | port`; each holds up to the next. The first start is 0, so that every value
 /// has a verdict. `None`: denied. Protocols without ports are looked up at port 0 of their number.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct L4(pub Arc<[(u32, Option<RuleKey>)]>);
 
 /// Whose packets a counter counts.
