@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use palisade::model::{
-    Cidr, ContainerPort, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId, Operator, Peer, Pod, Policy,
-    PortMatch, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
+    Cidr, ContainerPort, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId, Operator, Peer, Pod,
+    Policy, PortMatch, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
 };
 
 use super::Rng;
@@ -37,7 +37,12 @@ pub fn random_cluster(rng: &mut Rng) -> Snapshot {
     }
     for i in 0..rng.between(0, 8) {
         // One name in several namespaces, but once in each.
-        let policy = policy(rng, &cluster, &format!("policy-{}", i / 2), &format!("uid-policy-{i}"));
+        let policy = policy(
+            rng,
+            &cluster,
+            &format!("policy-{}", i / 2),
+            &format!("uid-policy-{i}"),
+        );
         if cluster.policies.iter().all(|p| p.id != policy.id) {
             cluster.policies.push(policy);
         }
@@ -176,8 +181,14 @@ pub fn service(rng: &mut Rng, cluster: &Snapshot, name: &str) -> Service {
     // Its own pair of addresses, as the API server allots them.
     let number = loop {
         let number = rng.between(1, 30) as u32;
-        let taken = cluster.services.iter().any(|s| s.cluster_ips.contains(&cluster_v4(number)))
-            || cluster.services.iter().any(|s| s.cluster_ips.contains(&cluster_v6(number)));
+        let taken = cluster
+            .services
+            .iter()
+            .any(|s| s.cluster_ips.contains(&cluster_v4(number)))
+            || cluster
+                .services
+                .iter()
+                .any(|s| s.cluster_ips.contains(&cluster_v6(number)));
         if !taken {
             break number;
         }
@@ -200,7 +211,10 @@ pub fn service(rng: &mut Rng, cluster: &Snapshot, name: &str) -> Service {
             protocol: protocol(rng),
             port: *rng.pick(&PORTS),
         };
-        if ports.iter().all(|p| (p.protocol, p.port) != (port.protocol, port.port)) {
+        if ports
+            .iter()
+            .all(|p| (p.protocol, p.port) != (port.protocol, port.port))
+        {
             ports.push(port);
         }
     }
@@ -225,7 +239,8 @@ fn cluster_v6(number: u32) -> IpAddr {
 /// Mostly of a Service that exists, mostly with pods of its family for backends; several slices may serve one
 /// Service with different target ports.
 pub fn endpoint_slice(rng: &mut Rng, cluster: &Snapshot, name: &str) -> EndpointSlice {
-    let service = (!cluster.services.is_empty() && !rng.one_in(8)).then(|| rng.pick(&cluster.services).clone());
+    let service =
+        (!cluster.services.is_empty() && !rng.one_in(8)).then(|| rng.pick(&cluster.services).clone());
     let family = rng.one_in(2);
     let mut pool: Vec<IpAddr> = cluster.pods.iter().flat_map(|p| p.addresses.clone()).collect();
     if rng.one_in(4) {
@@ -238,7 +253,11 @@ pub fn endpoint_slice(rng: &mut Rng, cluster: &Snapshot, name: &str) -> Endpoint
         if !rng.one_in(8) {
             ports.push(EndpointPort {
                 name: port.name.clone(),
-                protocol: if rng.one_in(12) { protocol(rng) } else { port.protocol },
+                protocol: if rng.one_in(12) {
+                    protocol(rng)
+                } else {
+                    port.protocol
+                },
                 port: (!rng.one_in(25)).then(|| *rng.pick(&PORTS)),
             });
         }
@@ -330,7 +349,11 @@ fn block(rng: &mut Rng, cluster: &Snapshot) -> Peer {
             let inside = (0..6)
                 .map(|_| any_address(rng, cluster))
                 .find(|a| cidr.contains(*a))
-                .unwrap_or(if rng.one_in(2) { cidr.net().addr() } else { cidr.net().broadcast() });
+                .unwrap_or(if rng.one_in(2) {
+                    cidr.net().addr()
+                } else {
+                    cidr.net().broadcast()
+                });
             let length = if rng.one_in(2) {
                 *lengths
                     .iter()

@@ -153,7 +153,11 @@ impl<'a> Prober<'a> {
         {
             let blocks: Vec<Cidr> = std::iter::once(*cidr).chain(except.iter().copied()).collect();
             let net = rng.pick(&blocks).net();
-            question.peer = if rng.one_in(2) { net.addr() } else { net.broadcast() };
+            question.peer = if rng.one_in(2) {
+                net.addr()
+            } else {
+                net.broadcast()
+            };
         }
         if let Some(ports) = rule.ports.as_ref().filter(|p| !p.is_empty()) {
             match rng.pick(ports) {

@@ -2,9 +2,7 @@
 
 use std::fmt::Write;
 
-use palisade::model::{
-    Direction, Labels, Operator, Peer, PortMatch, Requirement, Rule, Selector, Snapshot,
-};
+use palisade::model::{Direction, Labels, Operator, Peer, PortMatch, Requirement, Rule, Selector, Snapshot};
 
 /// One line an object.
 pub fn show(cluster: &Snapshot) -> String {
@@ -15,7 +13,12 @@ pub fn show(cluster: &Snapshot) -> String {
 
 fn write(out: &mut String, cluster: &Snapshot) -> std::fmt::Result {
     for namespace in &cluster.namespaces {
-        writeln!(out, "namespace {}: labels {}", namespace.name, labels(&namespace.labels))?;
+        writeln!(
+            out,
+            "namespace {}: labels {}",
+            namespace.name,
+            labels(&namespace.labels)
+        )?;
     }
     for pod in &cluster.pods {
         write!(
@@ -42,7 +45,11 @@ fn write(out: &mut String, cluster: &Snapshot) -> std::fmt::Result {
         writeln!(out)?;
     }
     for slice in &cluster.endpoint_slices {
-        write!(out, "slice {} of {}: ready {:?}", slice.id, slice.service, slice.ready)?;
+        write!(
+            out,
+            "slice {} of {}: ready {:?}",
+            slice.id, slice.service, slice.ready
+        )?;
         for port in &slice.ports {
             write!(out, " {:?}={:?}/{}", port.name, port.port, port.protocol)?;
         }
@@ -90,13 +97,19 @@ fn selector(selector: &Selector) -> String {
 fn rule(rule: &Rule) -> String {
     let peers = match &rule.peers {
         None => "any address".to_string(),
-        Some(peers) => format!("one of {:?}", peers.iter().map(peer).collect::<Vec<_>>()),
+        Some(peers) => format!(
+            "one of [{}]",
+            peers.iter().map(peer).collect::<Vec<_>>().join("; ")
+        ),
     };
     let ports = match &rule.ports {
         None => "any port".to_string(),
-        Some(ports) => format!("one of {:?}", ports.iter().map(port).collect::<Vec<_>>()),
+        Some(ports) => format!(
+            "one of [{}]",
+            ports.iter().map(port).collect::<Vec<_>>().join("; ")
+        ),
     };
-    format!("{peers} at {ports}").replace('"', "")
+    format!("{peers} at {ports}")
 }
 
 fn peer(peer: &Peer) -> String {
@@ -104,7 +117,11 @@ fn peer(peer: &Peer) -> String {
         Peer::Block { cidr, except } => format!("{cidr} except {except:?}"),
         Peer::Pods { namespaces, pods } => {
             let show = |s: &Option<Selector>, none: &str| s.as_ref().map_or(none.to_string(), selector);
-            format!("pods {} in {}", show(pods, "all"), show(namespaces, "own namespace"))
+            format!(
+                "pods {} in {}",
+                show(pods, "all"),
+                show(namespaces, "own namespace")
+            )
         }
     }
 }

@@ -109,9 +109,12 @@ fn leaner_rules(rule: &Rule) -> Vec<Rule> {
                 let mut except = except.clone();
                 except.remove(e);
                 let mut copy = rule.clone();
-                copy.peers
-                    .iter_mut()
-                    .for_each(|peers| peers[p] = Peer::Block { cidr: *cidr, except: except.clone() });
+                copy.peers.iter_mut().for_each(|peers| {
+                    peers[p] = Peer::Block {
+                        cidr: *cidr,
+                        except: except.clone(),
+                    }
+                });
                 leaner.push(copy);
             }
         }

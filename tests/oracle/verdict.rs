@@ -145,7 +145,9 @@ impl<'a> Oracle<'a> {
 
     fn peer_matches(self, policy: &Policy, peer: &Peer, address: IpAddr) -> bool {
         match peer {
-            Peer::Block { cidr, except } => covers(cidr, address) && !except.iter().any(|e| covers(e, address)),
+            Peer::Block { cidr, except } => {
+                covers(cidr, address) && !except.iter().any(|e| covers(e, address))
+            }
             Peer::Pods { namespaces, pods } => self.owner(address).is_some_and(|pod| {
                 let in_namespace = match namespaces {
                     None => pod.id.namespace == policy.id.namespace,
@@ -203,11 +205,10 @@ impl<'a> Oracle<'a> {
 
     /// Ready backends of the ClusterIP's own family, which is all that it is translated to, with the port there.
     fn backends(self, service: &Service, port: &ServicePort, family: IpAddr) -> Vec<(IpAddr, Option<u16>)> {
-        let slices = self
-            .objects
-            .endpoint_slices
-            .iter()
-            .filter(|slice| slice.id.namespace == service.id.namespace && slice.service == service.id.name);
+        let slices =
+            self.objects.endpoint_slices.iter().filter(|slice| {
+                slice.id.namespace == service.id.namespace && slice.service == service.id.name
+            });
         let mut backends = Vec::new();
         for slice in slices {
             for target in &slice.ports {
@@ -221,7 +222,7 @@ impl<'a> Oracle<'a> {
     }
 
     /// A pod reaches itself: by address, and by a Service of which it is the only ready backend (43).
-    fn is_itself(self, pod: &Pod, direction: Direction, peer: IpAddr, protocol: u8, port: u16) -> bool {
+    pub fn is_itself(self, pod: &Pod, direction: Direction, peer: IpAddr, protocol: u8, port: u16) -> bool {
         let own = |address: &IpAddr| pod.addresses.contains(address);
         own(&peer)
             || direction == Direction::Egress

@@ -1,0 +1,194 @@
+//! Random clusters, judged by the oracle and by what is enforced: every judge must give every answer alike.
+//!
+//! `PALISADE_SEED` repeats a run, `PALISADE_VERDICTS` sets its length. A difference is shown with the least cluster
+//! that still has it.
+
+mod oracle;
+
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oracle::{Eval, Judge, Oracle, Prober, Question, Rng, random_cluster, show, shrink};
+use palisade::compile::{self, Compiled, RuleInfo};
+use palisade::model::{Direction, Pod, Snapshot};
+use palisade::resolve;
+
+/// Questions asked of one cluster before the next is drawn.
+const QUESTIONS: usize = 120;
+
+/// A number from the environment. A wrong one fails: a run that ignores what it was told proves nothing.
+fn knob(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.replace('_', "")
+            .parse()
+            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+    )
+}
+
+fn seed() -> u64 {
+    knob("PALISADE_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a clock after 1970");
+        now.as_nanos() as u64
+    })
+}
+
+fn verdicts_wanted() -> u64 {
+    knob("PALISADE_VERDICTS").unwrap_or(200_000)
+}
+
+/// All pods of the cluster as if they were on one node.
+fn enforced(cluster: &Snapshot) -> Compiled {
+    let pods: Vec<&Pod> = cluster.pods.iter().filter(|p| p.is_live()).collect();
+    compile::compile(&resolve::resolve(cluster).endpoints, &pods)
+}
+
+fn expected(cluster: &Snapshot, q: &Question) -> Option<bool> {
+    Oracle::new(cluster).verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+}
+
+fn ask(judge: &mut dyn Judge, q: &Question) -> Option<bool> {
+    judge.verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+}
+
+/// What was asked and answered; the shares tell whether the questions were worth asking.
+#[derive(Default)]
+struct Tally {
+    verdicts: u64,
+    unanswered: u64,
+    allowed: u64,
+    denied: u64,
+    open: u64,
+    differences: u64,
+    reports: String,
+}
+
+impl Tally {
+    fn count(&mut self, cluster: &Snapshot, q: &Question, answer: Option<bool>) {
+        self.verdicts += 1;
+        let oracle = Oracle::new(cluster);
+        let pod = cluster.pods.iter().find(|p| p.uid == q.pod_uid);
+        match (pod.is_some_and(|p| oracle.isolated(p, q.direction)), answer) {
+            (_, None) => self.unanswered += 1,
+            (false, _) => self.open += 1,
+            (true, Some(true)) => self.allowed += 1,
+            (true, Some(false)) => self.denied += 1,
+        }
+    }
+
+    fn report(&mut self, text: &str) {
+        self.differences += 1;
+        // The first few are worth a reader's time.
+        if self.differences <= 5 {
+            self.reports.push_str(text);
+        }
+    }
+
+    fn finish(self, seed: u64, what: &str) {
+        println!(
+            "{what}: seed {seed}, {} verdicts ({} of open pods, {} allowed, {} denied, {} unanswered), {} differences",
+            self.verdicts, self.open, self.allowed, self.denied, self.unanswered, self.differences
+        );
+        assert_eq!(self.differences, 0, "PALISADE_SEED={seed}\n{}", self.reports);
+        assert!(
+            self.allowed * 10 > self.verdicts && self.denied * 10 > self.verdicts,
+            "too few questions that hang on a rule"
+        );
+    }
+}
+
+fn describe(cluster: &Snapshot, q: &Question, name: &str, answers: (Option<bool>, Option<bool>)) -> String {
+    let (expected, given) = answers;
+    let mut out = format!("\n--- {q}\noracle: {expected:?}, {name}: {given:?}\n");
+    let oracle = Oracle::new(cluster);
+    if let Some(pod) = cluster.pods.iter().find(|p| p.uid == q.pod_uid) {
+        for (policy, rule) in oracle.allowing_rules(pod, q.direction, q.peer, q.protocol, q.port) {
+            let _ = writeln!(
+                out,
+                "oracle: {} {}[{}] allows it",
+                policy.id, q.direction, rule.index
+            );
+        }
+    }
+    out.push_str(&show(cluster));
+    out
+}
+
+/// Puts one question to one judge; a difference is cut down to its least cluster and reported.
+fn compare(tally: &mut Tally, judge: &mut dyn Judge, cluster: &Snapshot, q: &Question) {
+    let expected_here = expected(cluster, q);
+    let given = ask(judge, q);
+    tally.count(cluster, q, given);
+    if given == expected_here || given.is_none() && expected_here.is_some() && judge.name() != "eval" {
+        return;
+    }
+    let least = if tally.differences < 5 {
+        shrink(cluster, &mut |smaller| {
+            judge.load(&enforced(smaller).image);
+            ask(judge, q) != expected(smaller, q)
+        })
+    } else {
+        cluster.clone()
+    };
+    judge.load(&enforced(&least).image);
+    let answers = (expected(&least, q), ask(judge, q));
+    let text = describe(&least, q, judge.name(), answers);
+    judge.load(&enforced(cluster).image);
+    tally.report(&text);
+}
+
+/// An allowing verdict names the rule that allows; a denying one names the policies that isolate.
+fn attribution_differs(cluster: &Snapshot, compiled: &Compiled, q: &Question) -> Option<String> {
+    let image = &compiled.image;
+    let decision = compile::eval(image, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)?;
+    let pod = cluster.pods.iter().find(|p| p.uid == q.pod_uid)?;
+    let oracle = Oracle::new(cluster);
+    let by = decision.by.map(|key| image.rules.get(&key));
+    let right = match (&by, decision.allowed) {
+        (None, allowed) => allowed,
+        // A pod's own Service: no rule of the user's allows it.
+        (Some(Some(RuleInfo::Rule(id))), true) if id.index.is_none() => {
+            oracle.is_itself(pod, q.direction, q.peer, q.protocol, q.port)
+        }
+        (Some(Some(RuleInfo::Rule(id))), true) => {
+            id.direction == q.direction
+                && oracle
+                    .allowing_rules(pod, q.direction, q.peer, q.protocol, q.port)
+                    .any(|(policy, rule)| policy.id == id.policy && Some(rule.index) == id.index)
+        }
+        (Some(Some(RuleInfo::Isolation { direction, policies })), false) => {
+            *direction == q.direction && !policies.is_empty() && oracle.isolated(pod, q.direction)
+        }
+        _ => false,
+    };
+    (!right).then(|| format!("\n--- {q}\nattributed to {by:?}\n{}", show(cluster)))
+}
+
+fn run(judge: &mut dyn Judge, seed: u64, verdicts: u64) -> Tally {
+    let mut rng = Rng::new(seed);
+    let mut tally = Tally::default();
+    while tally.verdicts < verdicts {
+        let cluster = random_cluster(&mut rng);
+        let compiled = enforced(&cluster);
+        judge.load(&compiled.image);
+        let prober = Prober::new(&cluster);
+        for _ in 0..QUESTIONS {
+            let Some(q) = prober.question(&mut rng) else {
+                break;
+            };
+            compare(&mut tally, judge, &cluster, &q);
+            if let Some(text) = attribution_differs(&cluster, &compiled, &q) {
+                tally.report(&text);
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn what_is_enforced_answers_as_the_oracle_does() {
+    let seed = seed();
+    run(&mut Eval::default(), seed, verdicts_wanted()).finish(seed, "oracle = eval");
+}
