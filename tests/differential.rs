@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use oracle::{Eval, Judge, Oracle, Prober, Question, Rng, random_cluster, show, shrink};
 use palisade::compile::{self, Compiled, RuleInfo};
 use palisade::model::{Direction, Pod, Snapshot};
-use palisade::resolve;
+use palisade::resolve::{self, Resolution};
 
 /// Questions asked of one cluster before the next is drawn.
 const QUESTIONS: usize = 120;
@@ -39,10 +39,15 @@ fn verdicts_wanted() -> u64 {
     knob("PALISADE_VERDICTS").unwrap_or(200_000)
 }
 
-/// All pods of the cluster as if they were on one node.
+/// All pods of the cluster as if they were on one node. Slices are small, so that policies have several.
 fn enforced(cluster: &Snapshot) -> Compiled {
+    let entries = 1 + cluster.pods.len() % 4;
+    compile_all(cluster, &resolve::resolve_sliced(cluster, entries))
+}
+
+fn compile_all(cluster: &Snapshot, resolution: &Resolution) -> Compiled {
     let pods: Vec<&Pod> = cluster.pods.iter().filter(|p| p.is_live()).collect();
-    compile::compile(&resolve::resolve(cluster).endpoints, &pods)
+    compile::compile(&resolution.endpoints, &pods)
 }
 
 fn expected(cluster: &Snapshot, q: &Question) -> Option<bool> {

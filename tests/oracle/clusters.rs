@@ -23,7 +23,12 @@ pub fn random_cluster(rng: &mut Rng) -> Snapshot {
     for name in rng.some(&NAMESPACES, 1, NAMESPACES.len()) {
         cluster.namespaces.push(namespace(rng, name));
     }
-    for i in 0..rng.between(0, 12) {
+    let pods = if rng.one_in(20) {
+        rng.between(0, 1)
+    } else {
+        rng.between(2, 12)
+    };
+    for i in 0..pods {
         let pod = pod(rng, &cluster, &format!("pod-{i}"), &format!("uid-pod-{i}"));
         cluster.pods.push(pod);
     }
@@ -35,7 +40,8 @@ pub fn random_cluster(rng: &mut Rng) -> Snapshot {
         let slice = endpoint_slice(rng, &cluster, &format!("slice-{i}"));
         cluster.endpoint_slices.push(slice);
     }
-    for i in 0..rng.between(0, 8) {
+    let policies = if rng.one_in(20) { 0 } else { rng.between(1, 8) };
+    for i in 0..policies {
         // One name in several namespaces, but once in each.
         let policy = policy(
             rng,
@@ -46,6 +52,10 @@ pub fn random_cluster(rng: &mut Rng) -> Snapshot {
         if cluster.policies.iter().all(|p| p.id != policy.id) {
             cluster.policies.push(policy);
         }
+    }
+    // Pods whose namespace has not been seen yet.
+    if rng.one_in(25) {
+        cluster.namespaces.pop();
     }
     cluster
 }
@@ -82,6 +92,10 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
     if families < 7 && families != 5 {
         addresses.push(free_address(rng, cluster, pod_v6));
     }
+    if rng.one_in(40) {
+        addresses.push(free_address(rng, cluster, pod_v4));
+        addresses.dedup();
+    }
     let mut ports: Vec<ContainerPort> = Vec::new();
     for _ in 0..rng.between(0, 4) {
         let port = ContainerPort {
@@ -89,7 +103,9 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
             protocol: protocol(rng),
             number: *rng.pick(&PORTS),
         };
+        // Two containers may give one name to different ports.
         if port.name.is_none()
+            || rng.one_in(12)
             || ports
                 .iter()
                 .all(|p| (&p.name, p.protocol) != (&port.name, port.protocol))
@@ -119,7 +135,7 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
 fn free_address(rng: &mut Rng, cluster: &Snapshot, draw: fn(&mut Rng) -> IpAddr) -> IpAddr {
     let mut address = draw(rng);
     for _ in 0..8 {
-        if rng.one_in(40) || cluster.pods.iter().all(|p| !p.addresses.contains(&address)) {
+        if rng.one_in(16) || cluster.pods.iter().all(|p| !p.addresses.contains(&address)) {
             break;
         }
         address = draw(rng);

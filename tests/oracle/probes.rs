@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use palisade::model::{Cidr, Direction, Peer, Pod, PortMatch, Protocol, Rule, Snapshot};
 
-use super::Rng;
+use super::{Oracle, Rng};
 
 /// One direction of one pod, and the first packet of a connection between it and `peer`. `port` is the
 /// destination's, 0 for protocols without ports.
@@ -93,13 +93,20 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// `None`: there is no pod to ask about.
+    /// Mostly of a pod that is isolated. `None`: there is no pod to ask about.
     pub fn question(&self, rng: &mut Rng) -> Option<Question> {
         if self.pods.is_empty() {
             return None;
         }
-        let pod = *rng.pick(&self.pods);
-        let direction = *rng.pick(&Direction::ALL);
+        let mut pod = *rng.pick(&self.pods);
+        let mut direction = *rng.pick(&Direction::ALL);
+        for _ in 0..6 {
+            if rng.one_in(8) || Oracle::new(self.cluster).isolated(pod, direction) {
+                break;
+            }
+            pod = *rng.pick(&self.pods);
+            direction = *rng.pick(&Direction::ALL);
+        }
         let rule = self.rule_for(rng, pod, direction);
         let at_service = direction == Direction::Egress && rng.one_in(4);
         let mut question = Question {
