@@ -6,23 +6,28 @@
 //! endpoint that no local pod is selected by leaves no trace in the image, and neither do its faults.
 
 mod classes;
+mod diff;
 mod eval;
 mod ids;
 mod image;
 mod matchers;
 mod names;
+mod op;
 mod ports;
 mod problems;
 mod rows;
 mod rule_sets;
 mod subject;
+mod transition;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use diff::diff;
 pub use eval::{Decision, eval};
 pub use image::*;
 use names::{Names, Spaces};
+pub use op::Op;
 
 use crate::api::PolicyEndpoint;
 use crate::model::{Pod, Problem};

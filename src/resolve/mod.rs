@@ -1,17 +1,24 @@
 //! Snapshot → Resolution: which addresses and ports each policy allows, as PolicyEndpoints.
 //!
-//! [`resolve`] from scratch is the definition. What runs is the `Index`, which takes one [`Change`](crate::model::Change)
+//! [`resolve`] from scratch is the definition. What runs is the [`Index`], which takes one [`Change`](crate::model::Change)
 //! at a time; a property test holds the two equal after any sequence of changes.
 
 mod definition;
+mod groups;
+mod index;
+mod inventory;
+mod label_index;
 mod port;
 mod report;
+mod rules;
+mod services;
 mod slices;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use definition::{resolve, resolve_sliced};
+pub use index::Index;
 
 use crate::api::PolicyEndpoint;
 use crate::model::Problem;

@@ -1,0 +1,327 @@
+//! How addresses change class while pods change rule set, so that no packet meets half of a change.
+//!
+//! A pod that flips from rule set A to B, and an address that goes from class `old` to `new`, change one after the
+//! other: for a moment the kernel pairs A with the new class, or B with the old one. Each address therefore gets the
+//! class that holds at the moment of the flips:
+//! - the new one, if A with the new class says on every port what A says of the old class or B of the new;
+//! - the old one, if B with the old class does;
+//! - else a class made for this passage, which A judges as it does the old class and B as it does the new.
+//!
+//! Pairs that neither image knows (a rule set that goes, with a class that comes) have no row yet: they get one for
+//! the time being. A rule set that one pod leaves while another takes it up is left by way of a copy, so that the
+//! two can be told apart.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::ids::{Space, StableHasher};
+use super::image::{Class, Image, L4, Psid, Row};
+
+/// Old and new class of the addresses that one entry decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Passage {
+    pub from: Class,
+    pub to: Class,
+    /// The entry goes: it had better keep its class until then.
+    pub removed: bool,
+}
+
+/// Rule sets and classes that something refers to.
+pub(super) struct Use {
+    pub psids: BTreeSet<Psid>,
+    pub classes: HashSet<Class>,
+}
+
+impl Use {
+    pub fn of(image: &Image) -> Self {
+        Self {
+            psids: image
+                .pods
+                .values()
+                .flat_map(|p| [p.ingress.psid, p.egress.psid])
+                .collect(),
+            classes: image
+                .addresses
+                .values()
+                .chain(image.networks.values())
+                .copied()
+                .chain([Class(0)])
+                .collect(),
+        }
+    }
+
+    pub fn both(&self, psid: Psid, class: Class) -> bool {
+        self.psids.contains(&psid) && self.classes.contains(&class)
+    }
+}
+
+/// What a rule set says of a class of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    Everything,
+    Nothing,
+    Row(Row),
+}
+
+pub(super) struct Transition<'a> {
+    old: &'a Image,
+    new: &'a Image,
+    pub old_use: Use,
+    pub new_use: Use,
+    /// Of pods that stay: from one rule set to another.
+    flips: BTreeSet<(Psid, Psid)>,
+    /// Rule sets that some pod has before and after.
+    kept: BTreeSet<Psid>,
+    /// Rows that last only for the transition.
+    pub rows: BTreeMap<(Psid, Class), Says>,
+    /// Rule sets that are left by way of a copy.
+    pub copies: BTreeMap<Psid, Psid>,
+    /// What each passage goes through.
+    via: HashMap<Passage, Class>,
+    made: BTreeMap<(Class, Class), Class>,
+}
+
+impl<'a> Transition<'a> {
+    pub fn new(old: &'a Image, new: &'a Image) -> Self {
+        let mut flips = BTreeSet::new();
+        let mut kept = BTreeSet::new();
+        for (uid, before) in &old.pods {
+            let Some(after) = new.pods.get(uid) else { continue };
+            for (a, b) in [
+                (before.ingress.psid, after.ingress.psid),
+                (before.egress.psid, after.egress.psid),
+            ] {
+                if a == b {
+                    kept.insert(a);
+                } else {
+                    flips.insert((a, b));
+                }
+            }
+        }
+        Self {
+            old,
+            new,
+            old_use: Use::of(old),
+            new_use: Use::of(new),
+            flips,
+            kept,
+            rows: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            via: HashMap::new(),
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// The class of every passage at the moment of the flips, with the rows and copies that it takes.
+    pub fn plan(&mut self, passages: impl IntoIterator<Item = Passage>) {
+        let passages: BTreeSet<Passage> = passages.into_iter().collect();
+        for passage in passages {
+            let via = self.choose(passage);
+            self.via.insert(passage, via);
+        }
+        if !self.made.is_empty() {
+            self.copy_rule_sets();
+            self.fill_made_classes();
+        }
+    }
+
+    pub fn via(&self, passage: Passage) -> Class {
+        self.via.get(&passage).copied().unwrap_or(passage.to)
+    }
+
+    /// Whether a flow that was allowed at some time may be denied in the end, without its pod's flip telling.
+    pub fn tightens(&self) -> bool {
+        let mut psids: HashMap<Class, Vec<Psid>> = self
+            .via
+            .keys()
+            .map(|passage| (passage.from, Vec::new()))
+            .collect();
+        for (psid, class) in self.old.rows.keys() {
+            if let Some(list) = psids.get_mut(class)
+                && self.kept.contains(psid)
+            {
+                list.push(*psid);
+            }
+        }
+        let loses = |psid: Psid, from: Class, to: Class| {
+            self.loses(
+                self.known(psid, from).unwrap_or(Says::Nothing),
+                self.known(psid, to).unwrap_or(Says::Nothing),
+            )
+        };
+        self.via.iter().any(|(passage, &via)| {
+            psids[&passage.from]
+                .iter()
+                .any(|&p| loses(p, passage.from, passage.to))
+                || via == passage.from && self.flips.iter().any(|&(_, b)| loses(b, via, passage.to))
+        })
+    }
+
+    fn choose(&mut self, Passage { from, to, removed }: Passage) -> Class {
+        let preferred = if removed { [from, to] } else { [to, from] };
+        match preferred.into_iter().find(|&via| self.holds(from, to, via)) {
+            Some(via) => via,
+            None => self.make(from, to),
+        }
+    }
+
+    /// Whether every flip sees nothing but the old or the new verdict while the class is `via`. Pairs without a
+    /// meaning are given one that makes it so.
+    fn holds(&mut self, from: Class, to: Class, via: Class) -> bool {
+        let mut given = BTreeMap::new();
+        for &(a, b) in &self.flips {
+            let was = self.known(a, from).unwrap_or(Says::Nothing);
+            let will = self.known(b, to).unwrap_or(Says::Nothing);
+            for (psid, wanted) in [(a, was), (b, will)] {
+                let says = self.known(psid, via).or_else(|| given.get(&(psid, via)).copied());
+                match says {
+                    Some(says) if self.mixes(says, was, will) => return false,
+                    Some(_) => {}
+                    None => {
+                        given.insert((psid, via), wanted);
+                    }
+                }
+            }
+        }
+        self.rows.extend(given);
+        true
+    }
+
+    /// What a rule set says of a class; `None` while that is open: no image has both.
+    fn known(&self, psid: Psid, class: Class) -> Option<Says> {
+        if psid == Psid::OPEN {
+            return Some(Says::Everything);
+        }
+        let row = |image: &Image| {
+            image
+                .rows
+                .get(&(psid, class))
+                .copied()
+                .map_or(Says::Nothing, Says::Row)
+        };
+        if self.old_use.both(psid, class) {
+            Some(row(self.old))
+        } else if self.new_use.both(psid, class) {
+            Some(row(self.new))
+        } else {
+            self.rows.get(&(psid, class)).copied()
+        }
+    }
+
+    fn make(&mut self, from: Class, to: Class) -> Class {
+        if let Some(class) = self.made.get(&(from, to)) {
+            return *class;
+        }
+        let rows = self
+            .old
+            .rows
+            .keys()
+            .chain(self.new.rows.keys())
+            .map(|(_, class)| *class);
+        let mut taken: HashSet<Class> = rows.chain(self.made.values().copied()).collect();
+        taken.extend(self.old_use.classes.union(&self.new_use.classes));
+        let class = Class(free("passage", [from.0, to.0], Space::bits32(1), |id| {
+            taken.contains(&Class(id))
+        }));
+        self.made.insert((from, to), class);
+        class
+    }
+
+    /// Gives a copy to each rule set that some pod leaves and another takes up: on a made class, the two differ.
+    fn copy_rule_sets(&mut self) {
+        let targets: BTreeSet<Psid> = self.flips.iter().map(|&(_, b)| b).collect();
+        let crossed: BTreeSet<Psid> = self
+            .flips
+            .iter()
+            .map(|&(a, _)| a)
+            .filter(|a| *a != Psid::OPEN && targets.contains(a))
+            .collect();
+        let rows = self
+            .old
+            .rows
+            .keys()
+            .chain(self.new.rows.keys())
+            .map(|(psid, _)| *psid);
+        let mut taken: HashSet<Psid> = rows
+            .chain(self.old_use.psids.union(&self.new_use.psids).copied())
+            .collect();
+        for psid in crossed {
+            let copy = Psid(free("copy", [psid.0, 0], Space::bits32(Psid::FIRST), |id| {
+                taken.contains(&Psid(id))
+            }));
+            taken.insert(copy);
+            self.copies.insert(psid, copy);
+            let of = (psid, Class(0))..=(psid, Class(u32::MAX));
+            let classes = self
+                .old
+                .rows
+                .range(of.clone())
+                .chain(self.new.rows.range(of))
+                .map(|((_, class), _)| *class);
+            let copied: Vec<_> = classes
+                .filter_map(|class| Some(((copy, class), self.known(psid, class)?)))
+                .collect();
+            self.rows.extend(copied);
+        }
+    }
+
+    fn fill_made_classes(&mut self) {
+        let mut rows = BTreeMap::new();
+        for (&(from, to), &made) in &self.made {
+            let says = |psid, class| self.known(psid, class).unwrap_or(Says::Nothing);
+            for &(a, b) in &self.flips {
+                let left = self.copies.get(&a).copied().unwrap_or(a);
+                rows.insert((left, made), says(a, from));
+                rows.insert((b, made), says(b, to));
+            }
+            for &psid in &self.kept {
+                rows.entry((psid, made)).or_insert_with(|| says(psid, to));
+            }
+        }
+        rows.retain(|(psid, _), _| *psid != Psid::OPEN);
+        self.rows.extend(rows);
+    }
+
+    fn mixes(&self, says: Says, was: Says, will: Says) -> bool {
+        says != was
+            && says != will
+            && self.somewhere([says, was, will], |[says, was, will]| says != was && says != will)
+    }
+
+    fn loses(&self, was: Says, will: Says) -> bool {
+        was != will && self.somewhere([was, will], |[was, will]| was && !will)
+    }
+
+    /// Whether there is a port at which the verdicts satisfy `test`.
+    fn somewhere<const N: usize>(&self, says: [Says; N], test: impl Fn([bool; N]) -> bool) -> bool {
+        let starts = says
+            .iter()
+            .flat_map(|s| self.table(*s))
+            .flat_map(|t| t.0.iter().map(|&(start, _)| start));
+        let starts: BTreeSet<u32> = starts.chain([0]).collect();
+        starts.into_iter().any(|start| {
+            test(says.map(|s| match s {
+                Says::Everything | Says::Row(Row::Allow(_)) => true,
+                Says::Nothing => false,
+                Says::Row(Row::L4(_)) => self.table(s).is_some_and(|t| t.at(start).is_some()),
+            }))
+        })
+    }
+
+    fn table(&self, says: Says) -> Option<&'a L4> {
+        match says {
+            Says::Row(Row::L4(key)) => self.old.l4.get(&key).or_else(|| self.new.l4.get(&key)),
+            _ => None,
+        }
+    }
+}
+
+/// The first free id among the salted hashes of what it is made for.
+fn free(domain: &str, content: [u32; 2], space: Space, taken: impl Fn(u32) -> bool) -> u32 {
+    let hash = |salt: u64| {
+        let mut hasher = StableHasher::new(domain, salt);
+        content.iter().for_each(|&word| hasher.u64(u64::from(word)));
+        hasher.finish() & space.mask
+    };
+    let fits = |id: &u64| *id >= space.first && !taken(*id as u32);
+    (0..).map(hash).find(fits).unwrap_or_default() as u32
+}
