@@ -5,13 +5,17 @@
 
 mod oracle;
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use oracle::{Eval, Judge, Oracle, Prober, Question, Rng, random_cluster, show, shrink};
-use palisade::compile::{self, Compiled, RuleInfo};
-use palisade::model::{Direction, Pod, Snapshot};
-use palisade::resolve::{self, Resolution};
+use oracle::{
+    Eval, Judge, Oracle, Prober, Question, Rng, apply, random_change, random_cluster, show, shrink,
+};
+use palisade::compile::{self, Compiled, Endpoints, RuleInfo};
+use palisade::model::{Change, Pod, Snapshot};
+use palisade::resolve::{self, Index};
 
 /// Questions asked of one cluster before the next is drawn.
 const QUESTIONS: usize = 120;
@@ -42,12 +46,12 @@ fn verdicts_wanted() -> u64 {
 /// All pods of the cluster as if they were on one node. Slices are small, so that policies have several.
 fn enforced(cluster: &Snapshot) -> Compiled {
     let entries = 1 + cluster.pods.len() % 4;
-    compile_all(cluster, &resolve::resolve_sliced(cluster, entries))
+    compile_all(cluster, &resolve::resolve_sliced(cluster, entries).endpoints)
 }
 
-fn compile_all(cluster: &Snapshot, resolution: &Resolution) -> Compiled {
+fn compile_all(cluster: &Snapshot, endpoints: &Endpoints) -> Compiled {
     let pods: Vec<&Pod> = cluster.pods.iter().filter(|p| p.is_live()).collect();
-    compile::compile(&resolution.endpoints, &pods)
+    compile::compile(endpoints, &pods)
 }
 
 fn expected(cluster: &Snapshot, q: &Question) -> Option<bool> {
@@ -196,4 +200,72 @@ fn run(judge: &mut dyn Judge, seed: u64, verdicts: u64) -> Tally {
 fn what_is_enforced_answers_as_the_oracle_does() {
     let seed = seed();
     run(&mut Eval::default(), seed, verdicts_wanted()).finish(seed, "oracle = eval");
+}
+
+/// Every object of the cluster as news, in any order.
+fn arrivals(rng: &mut Rng, cluster: &Snapshot) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    changes.extend(cluster.namespaces.iter().cloned().map(Change::Namespace));
+    changes.extend(cluster.pods.iter().cloned().map(Change::Pod));
+    changes.extend(cluster.policies.iter().cloned().map(Change::Policy));
+    changes.extend(cluster.services.iter().cloned().map(Change::Service));
+    changes.extend(cluster.endpoint_slices.iter().cloned().map(Change::EndpointSlice));
+    for i in (1..changes.len()).rev() {
+        changes.swap(i, rng.below(i + 1));
+    }
+    changes
+}
+
+/// Carries a change into what is published, of the policies alone that the index says it touches.
+fn publish(index: &mut Index, published: &mut Endpoints, change: Change) -> BTreeSet<Arc<str>> {
+    let touched = index.apply(change);
+    for uid in &touched {
+        match index.endpoints(uid) {
+            Some(slices) => published.insert(uid.clone(), slices),
+            None => published.remove(uid),
+        };
+    }
+    touched
+}
+
+/// Changes one after another, until `wanted` answers were compared.
+fn run_changes(seed: u64, wanted: u64) -> Tally {
+    let mut rng = Rng::new(seed);
+    let mut tally = Tally::default();
+    while tally.verdicts < wanted {
+        let mut cluster = random_cluster(&mut rng);
+        let mut index = Index::with_slice_entries(rng.between(1, 5));
+        let mut published = Endpoints::new();
+        for change in arrivals(&mut rng, &cluster) {
+            publish(&mut index, &mut published, change);
+        }
+        for number in 0..rng.between(5, 40) {
+            let change = random_change(&mut rng, &cluster, number);
+            apply(&mut cluster, &change);
+            let touched = publish(&mut index, &mut published, change.clone());
+            let image = compile_all(&cluster, &published).image;
+            let prober = Prober::new(&cluster);
+            for _ in 0..QUESTIONS / 4 {
+                let Some(q) = prober.question(&mut rng) else {
+                    break;
+                };
+                let given = compile::eval(&image, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+                    .map(|decision| decision.allowed);
+                tally.count(&cluster, &q, given);
+                let expected = expected(&cluster, &q);
+                if given != expected {
+                    let mut text = describe(&cluster, &q, "the index", (expected, given));
+                    let _ = writeln!(text, "last change, which touched {touched:?}: {change:?}");
+                    tally.report(&text);
+                }
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn after_any_changes_the_index_answers_as_the_oracle_does() {
+    let seed = seed();
+    run_changes(seed, verdicts_wanted()).finish(seed, "oracle = index, one change at a time");
 }

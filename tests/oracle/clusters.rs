@@ -258,11 +258,16 @@ pub fn endpoint_slice(rng: &mut Rng, cluster: &Snapshot, name: &str) -> Endpoint
     let service =
         (!cluster.services.is_empty() && !rng.one_in(8)).then(|| rng.pick(&cluster.services).clone());
     let family = rng.one_in(2);
-    let mut pool: Vec<IpAddr> = cluster.pods.iter().flat_map(|p| p.addresses.clone()).collect();
+    // A pod serves with one address of a family, though a file may give it two.
+    let of_family = |p: &Pod| p.addresses.iter().copied().find(|a| a.is_ipv4() == family);
+    let mut pool: Vec<IpAddr> = cluster.pods.iter().filter_map(of_family).collect();
     if rng.one_in(4) {
-        pool.push(any_address(rng, cluster));
+        let other = any_address(rng, cluster);
+        let spare = |p: &Pod| p.addresses.contains(&other);
+        if other.is_ipv4() == family && !cluster.pods.iter().any(spare) {
+            pool.push(other);
+        }
     }
-    pool.retain(|a| a.is_ipv4() == family);
     let least = usize::from(!rng.one_in(5));
     let mut ports: Vec<EndpointPort> = Vec::new();
     for port in service.iter().flat_map(|s| &s.ports) {

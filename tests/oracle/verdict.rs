@@ -221,16 +221,16 @@ impl<'a> Oracle<'a> {
         backends
     }
 
-    /// A pod reaches itself: by address, and by a Service of which it is the only ready backend (43).
+    /// A pod reaches itself: by each of its addresses, and by a Service of which it is the only ready backend (43).
     pub fn is_itself(self, pod: &Pod, direction: Direction, peer: IpAddr, protocol: u8, port: u16) -> bool {
-        let own = |address: &IpAddr| pod.addresses.contains(address);
-        own(&peer)
+        let serves = |address: IpAddr| self.owner(address).is_some_and(|owner| owner.uid == pod.uid);
+        pod.addresses.contains(&peer)
             || direction == Direction::Egress
                 && self
                     .services_at(peer, protocol, port)
                     .any(|(service, service_port)| {
                         let backends = self.backends(service, service_port, peer);
-                        !backends.is_empty() && backends.iter().all(|(address, _)| own(address))
+                        !backends.is_empty() && backends.iter().all(|(address, _)| serves(*address))
                     })
     }
 }
