@@ -33,8 +33,10 @@ pub fn random_cluster(rng: &mut Rng) -> Snapshot {
         cluster.pods.push(pod);
     }
     for i in 0..rng.between(0, 4) {
-        let service = service(rng, &cluster, &format!("svc-{i}"));
-        cluster.services.push(service);
+        let service = service(rng, &cluster, &format!("svc-{}", i / 2));
+        if cluster.services.iter().all(|s| s.id != service.id) {
+            cluster.services.push(service);
+        }
     }
     for i in 0..rng.between(0, 5) {
         let slice = endpoint_slice(rng, &cluster, &format!("slice-{i}"));
@@ -135,7 +137,7 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
 fn free_address(rng: &mut Rng, cluster: &Snapshot, draw: fn(&mut Rng) -> IpAddr) -> IpAddr {
     let mut address = draw(rng);
     for _ in 0..8 {
-        if rng.one_in(16) || cluster.pods.iter().all(|p| !p.addresses.contains(&address)) {
+        if rng.one_in(8) || cluster.pods.iter().all(|p| !p.addresses.contains(&address)) {
             break;
         }
         address = draw(rng);
@@ -284,7 +286,7 @@ pub fn endpoint_slice(rng: &mut Rng, cluster: &Snapshot, name: &str) -> Endpoint
         }
     }
     let (namespace, service) = match service {
-        Some(service) if !rng.one_in(12) => (service.id.namespace, service.id.name),
+        Some(service) if !rng.one_in(8) => (service.id.namespace, service.id.name),
         _ => (any_namespace(rng, cluster), "svc-0".into()),
     };
     EndpointSlice {
