@@ -119,7 +119,7 @@ fn slices_are_complete_distinct_and_within_their_size() {
 fn the_hash_is_part_of_the_format() {
     let mut index = mk_index(1);
     (0..4).for_each(|n| drop(index.apply(Change::Pod(mk_pod(n)))));
-    let where_: BTreeMap<String, (u32, u32)> = (slices(&mut index).iter())
+    let places: BTreeMap<String, (u32, u32)> = (slices(&mut index).iter())
         .flat_map(|s| {
             s.spec
                 .ingress
@@ -128,11 +128,16 @@ fn the_hash_is_part_of_the_format() {
         })
         .map(|(cidr, slice)| (cidr, (slice.index, slice.count)))
         .collect();
-    let expected: [(&str, (u32, u32)); 0] = [];
-    let expected: BTreeMap<String, (u32, u32)> =
-        expected.into_iter().map(|(c, s)| (c.to_string(), s)).collect();
+    // Worked out from the description of the hash, not from this program.
+    let expected = [
+        ("10.0.0.0", (0, 4)),
+        ("10.0.0.1", (1, 4)),
+        ("10.0.0.2", (24, 32)),
+        ("10.0.0.3", (25, 32)),
+    ];
+    let expected = expected.map(|(cidr, slice)| (cidr.to_string(), slice)).into();
     assert_eq!(
-        where_, expected,
+        places, expected,
         "a change of the hash rewrites every slice in every cluster"
     );
 }
