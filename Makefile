@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
 
-.PHONY: packages build test lint
+.PHONY: packages build test lint semantics differential
 
 # Silent and without root where all is there already.
 packages:
@@ -23,3 +23,11 @@ lint: packages
 
 test: packages lint
 	$(CARGO) test --locked
+
+# Each line of docs/semantics.md with its tests; fails on one that is due and has none.
+semantics: packages
+	$(CARGO) test --locked --test semantics -- --nocapture every_line
+
+# PALISADE_SEED repeats a run.
+differential: packages
+	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} $(CARGO) test --locked --release --test differential -- --nocapture

@@ -40,33 +40,36 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/golden")
 }
 
-fn golden(case: &str) {
-    let path = folder().join(format!("{case}.yaml"));
+fn golden(sentence: &str) {
+    let path = folder().join(format!("{sentence}.yaml"));
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let (objects, expectation) = text
         .split_once(MARK)
-        .unwrap_or_else(|| panic!("{case}: no document that begins with `verdicts:`"));
+        .unwrap_or_else(|| panic!("{sentence}: no document that begins with `verdicts:`"));
     let expected: Expected = serde_saphyr::from_str(&format!("verdicts:\n{expectation}"))
-        .unwrap_or_else(|e| panic!("{case}: {e}"));
+        .unwrap_or_else(|e| panic!("{sentence}: {e}"));
     let questions: Vec<String> = expected
         .verdicts
         .iter()
         .flat_map(|one| one.keys().cloned())
         .collect();
-    assert!(!questions.is_empty(), "{case} asks nothing");
-    let found = render(&Case::read(objects), &questions);
+    assert!(!questions.is_empty(), "{sentence} asks nothing");
+    let case = Case::read(objects);
+    let found = render(&case, &questions);
     let wanted = format!("verdicts:\n{expectation}");
     if std::env::var_os("UPDATE_GOLDEN").is_some_and(|v| v == "1") {
         fs::write(&path, format!("{objects}---\n{found}")).expect("a writable case");
     } else {
         assert_eq!(
             found, wanted,
-            "{case} (left: found, right: written); UPDATE_GOLDEN=1 rewrites it"
+            "{sentence} (left: found, right: written); UPDATE_GOLDEN=1 rewrites it"
         );
     }
     // What a parser reads of the file is what was compared as text.
     let reread: Expected = serde_saphyr::from_str(&found).expect("what is rendered can be read");
     assert_eq!(reread.verdicts.len(), questions.len());
+    assert_eq!(reread.endpoints.len(), case.endpoints.len());
+    assert_eq!(reread.problems, case.problems.iter().cloned().collect::<Vec<_>>());
 }
 
 struct Case {

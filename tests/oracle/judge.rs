@@ -12,7 +12,12 @@ pub trait Judge {
     /// What is asked from here on is asked of this image.
     fn load(&mut self, image: &Image);
 
-    /// `None`: cannot say, because the pod is unknown or because this judge cannot put the question.
+    /// Whether there are questions that it cannot put, and so leaves unanswered.
+    fn may_decline(&self) -> bool {
+        false
+    }
+
+    /// `None`: the pod is unknown, or the question is one that it declines.
     fn verdict(
         &mut self,
         pod_uid: &str,

@@ -2,6 +2,11 @@
 
 use palisade::model::{Peer, Policy, Rule, Snapshot};
 
+type Edit = Box<dyn Fn(&mut Snapshot)>;
+
+/// One direction's rules of a policy.
+type RuleList = fn(&mut Policy) -> &mut Option<Vec<Rule>>;
+
 /// Leaves out objects, rules, peers and ports, one after another, as long as `differs` stays true of what is left.
 pub fn shrink(cluster: &Snapshot, differs: &mut dyn FnMut(&Snapshot) -> bool) -> Snapshot {
     let mut least = cluster.clone();
@@ -15,12 +20,12 @@ pub fn shrink(cluster: &Snapshot, differs: &mut dyn FnMut(&Snapshot) -> bool) ->
 }
 
 fn smaller(cluster: &Snapshot) -> impl Iterator<Item = Snapshot> + '_ {
-    let without = |edit: Box<dyn Fn(&mut Snapshot)>| {
+    let without = |edit: Edit| {
         let mut copy = cluster.clone();
         edit(&mut copy);
         copy
     };
-    let mut edits: Vec<Box<dyn Fn(&mut Snapshot)>> = Vec::new();
+    let mut edits: Vec<Edit> = Vec::new();
     for i in 0..cluster.policies.len() {
         edits.push(Box::new(move |c| drop(c.policies.remove(i))));
     }
@@ -48,7 +53,9 @@ fn smaller(cluster: &Snapshot) -> impl Iterator<Item = Snapshot> + '_ {
     }
     for (i, slice) in cluster.endpoint_slices.iter().enumerate() {
         for r in 0..slice.ready.len() {
-            edits.push(Box::new(move |c| drop(c.endpoint_slices[i].ready.remove(r))));
+            edits.push(Box::new(move |c| {
+                c.endpoint_slices[i].ready.remove(r);
+            }));
         }
         for p in 0..slice.ports.len() {
             edits.push(Box::new(move |c| drop(c.endpoint_slices[i].ports.remove(p))));
@@ -56,7 +63,9 @@ fn smaller(cluster: &Snapshot) -> impl Iterator<Item = Snapshot> + '_ {
     }
     for (i, pod) in cluster.pods.iter().enumerate() {
         for a in 0..pod.addresses.len() {
-            edits.push(Box::new(move |c| drop(c.pods[i].addresses.remove(a))));
+            edits.push(Box::new(move |c| {
+                c.pods[i].addresses.remove(a);
+            }));
         }
         for p in 0..pod.ports.len() {
             edits.push(Box::new(move |c| {
@@ -71,7 +80,7 @@ fn smaller(cluster: &Snapshot) -> impl Iterator<Item = Snapshot> + '_ {
 
 fn leaner_policies(policy: &Policy) -> Vec<Policy> {
     let mut leaner = Vec::new();
-    let lists: [fn(&mut Policy) -> &mut Option<Vec<Rule>>; 2] = [|p| &mut p.ingress, |p| &mut p.egress];
+    let lists: [RuleList; 2] = [|p| &mut p.ingress, |p| &mut p.egress];
     for list in lists {
         let mut copy = policy.clone();
         let Some(rules) = list(&mut copy).take() else {
