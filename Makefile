@@ -4,7 +4,7 @@ CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages build test lint deny kernels
+.PHONY: packages kernel-packages build test lint deny kernels semantics differential
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
@@ -36,3 +36,10 @@ deny:
 # Packet tables and attaching, on Debian's kernels in QEMU guests; e2e/kernels/run says what can be chosen.
 kernels: packages kernel-packages
 	CARGO='$(CARGO)' e2e/kernels/run
+# Each line of docs/semantics.md with its tests; fails on one that is due and has none.
+semantics: packages
+	$(CARGO) test --locked --test semantics -- --nocapture every_line
+
+# PALISADE_SEED repeats a run.
+differential: packages
+	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} $(CARGO) test --locked --release --test differential -- --nocapture
