@@ -6,6 +6,8 @@
 //! endpoint that no local pod is selected by leaves no trace in the image, and neither do its faults.
 
 mod classes;
+#[cfg(test)]
+mod collisions;
 mod diff;
 mod eval;
 mod ids;

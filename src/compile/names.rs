@@ -1,11 +1,10 @@
 //! Ids of rules, rule sets, relevant matchers, classes and tables: hashes of their contents.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::classes::Classes;
 use super::ids::{Space, StableHasher, assign};
-use super::image::{Class, L4Key, Psid, RuleInfo, RuleKey};
+use super::image::{Class, L4, L4Key, Psid, RuleInfo, RuleKey};
 use super::ports::Ranges;
 use super::rule_sets::RuleSets;
 use crate::model::{ObjectId, RuleId};
@@ -190,10 +189,10 @@ fn hash_of_rule(info: &RuleInfo, salt: u64) -> u64 {
 }
 
 /// Keys of `tables`, which are distinct and sorted.
-pub(super) fn l4_keys(tables: &[Arc<[(u32, Option<RuleKey>)]>], spaces: &Spaces) -> Vec<L4Key> {
-    let hash = |table: &Arc<[(u32, Option<RuleKey>)]>, salt: u64| {
+pub(super) fn l4_keys(tables: &[&L4], spaces: &Spaces) -> Vec<L4Key> {
+    let hash = |table: &&L4, salt: u64| {
         let mut hasher = StableHasher::new("l4", salt);
-        for (start, verdict) in &**table {
+        for (start, verdict) in &*table.0 {
             hasher.u64(u64::from(*start) << 1 | u64::from(verdict.is_some()));
             hasher.u64(verdict.map_or(0, |r| r.0));
         }

@@ -1,7 +1,6 @@
 //! Rule sets × classes → rows: the rules that apply to one class of peers come to one verdict for each port.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use super::classes::Classes;
 use super::image::{Class, L4, L4Key, Psid, Row, RuleKey};
@@ -9,6 +8,8 @@ use super::names::{Names, Spaces, l4_keys};
 use super::ports::{END, Ranges};
 use super::rule_sets::RuleSets;
 
+/// Where the ranges of a rule are in memory, and the rule.
+type Applied = (*const (u32, u32), RuleKey);
 type Rows = BTreeMap<(Psid, Class), Row>;
 
 /// A row only where some rule of the set matches the class.
@@ -28,7 +29,7 @@ pub(super) fn rows(
         }
     }
     let mut tables: Vec<L4> = Vec::new();
-    let mut known: HashMap<Vec<(*const (u32, u32), RuleKey)>, usize> = HashMap::new();
+    let mut known: HashMap<Vec<Applied>, usize> = HashMap::new();
     let mut found: Vec<((Psid, Class), usize)> = Vec::new();
     for (class, members) in classes.sets.iter().enumerate() {
         let mut applying: Vec<(usize, usize)> = members
@@ -56,11 +57,10 @@ pub(super) fn rows(
         }
     }
     let needed: BTreeSet<&L4> = tables.iter().filter(|t| allows_all(t).is_none()).collect();
-    let needed: Vec<Arc<_>> = needed.into_iter().map(|t| t.0.clone()).collect();
+    let needed: Vec<&L4> = needed.into_iter().collect();
     let l4: BTreeMap<L4Key, L4> = l4_keys(&needed, spaces)
         .into_iter()
-        .zip(needed)
-        .map(|(key, table)| (key, L4(table)))
+        .zip(needed.into_iter().cloned())
         .collect();
     let keys: HashMap<&L4, L4Key> = l4.iter().map(|(key, table)| (table, *key)).collect();
     let as_row = |table: &L4| {

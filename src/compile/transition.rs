@@ -142,17 +142,13 @@ impl<'a> Transition<'a> {
                 list.push(*psid);
             }
         }
-        let loses = |psid: Psid, from: Class, to: Class| {
-            self.loses(
-                self.known(psid, from).unwrap_or(Says::Nothing),
-                self.known(psid, to).unwrap_or(Says::Nothing),
-            )
-        };
-        self.via.iter().any(|(passage, &via)| {
-            psids[&passage.from]
-                .iter()
-                .any(|&p| loses(p, passage.from, passage.to))
-                || via == passage.from && self.flips.iter().any(|&(_, b)| loses(b, via, passage.to))
+        self.via.iter().any(|(&Passage { from, to, .. }, &via)| {
+            let kept = |&p: &Psid| self.loses(reading(self.old, p, from), reading(self.new, p, to));
+            let flipped = |&(_, b): &(Psid, Psid)| {
+                let says = self.known(b, via).unwrap_or(Says::Nothing);
+                self.loses(says, reading(self.new, b, to))
+            };
+            psids[&from].iter().any(kept) || via == from && self.flips.iter().any(flipped)
         })
     }
 
@@ -169,8 +165,8 @@ impl<'a> Transition<'a> {
     fn holds(&mut self, from: Class, to: Class, via: Class) -> bool {
         let mut given = BTreeMap::new();
         for &(a, b) in &self.flips {
-            let was = self.known(a, from).unwrap_or(Says::Nothing);
-            let will = self.known(b, to).unwrap_or(Says::Nothing);
+            let was = reading(self.old, a, from);
+            let will = reading(self.new, b, to);
             for (psid, wanted) in [(a, was), (b, will)] {
                 let says = self.known(psid, via).or_else(|| given.get(&(psid, via)).copied());
                 match says {
@@ -186,24 +182,20 @@ impl<'a> Transition<'a> {
         true
     }
 
-    /// What a rule set says of a class; `None` while that is open: no image has both.
+    /// What a rule set says of a class in the course of the transition; `None` while that is open: no image has both.
     fn known(&self, psid: Psid, class: Class) -> Option<Says> {
         if psid == Psid::OPEN {
             return Some(Says::Everything);
         }
-        let row = |image: &Image| {
-            image
-                .rows
-                .get(&(psid, class))
-                .copied()
-                .map_or(Says::Nothing, Says::Row)
-        };
-        if self.old_use.both(psid, class) {
-            Some(row(self.old))
-        } else if self.new_use.both(psid, class) {
-            Some(row(self.new))
-        } else {
-            self.rows.get(&(psid, class)).copied()
+        match (self.old_use.both(psid, class), self.new_use.both(psid, class)) {
+            (true, true) => {
+                let (was, will) = (reading(self.old, psid, class), reading(self.new, psid, class));
+                // An id with two meanings is refused for the time being.
+                Some(if was == will { was } else { Says::Nothing })
+            }
+            (true, false) => Some(reading(self.old, psid, class)),
+            (false, true) => Some(reading(self.new, psid, class)),
+            (false, false) => self.rows.get(&(psid, class)).copied(),
         }
     }
 
@@ -267,14 +259,14 @@ impl<'a> Transition<'a> {
     fn fill_made_classes(&mut self) {
         let mut rows = BTreeMap::new();
         for (&(from, to), &made) in &self.made {
-            let says = |psid, class| self.known(psid, class).unwrap_or(Says::Nothing);
             for &(a, b) in &self.flips {
                 let left = self.copies.get(&a).copied().unwrap_or(a);
-                rows.insert((left, made), says(a, from));
-                rows.insert((b, made), says(b, to));
+                rows.insert((left, made), reading(self.old, a, from));
+                rows.insert((b, made), reading(self.new, b, to));
             }
             for &psid in &self.kept {
-                rows.entry((psid, made)).or_insert_with(|| says(psid, to));
+                rows.entry((psid, made))
+                    .or_insert_with(|| reading(self.new, psid, to));
             }
         }
         rows.retain(|(psid, _), _| *psid != Psid::OPEN);
@@ -312,6 +304,15 @@ impl<'a> Transition<'a> {
             Says::Row(Row::L4(key)) => self.old.l4.get(&key).or_else(|| self.new.l4.get(&key)),
             _ => None,
         }
+    }
+}
+
+/// What one image says.
+fn reading(image: &Image, psid: Psid, class: Class) -> Says {
+    match image.rows.get(&(psid, class)) {
+        _ if psid == Psid::OPEN => Says::Everything,
+        Some(row) => Says::Row(*row),
+        None => Says::Nothing,
     }
 }
 

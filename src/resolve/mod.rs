@@ -1,13 +1,32 @@
 //! Snapshot → Resolution: which addresses and ports each policy allows, as PolicyEndpoints.
 //!
-//! [`resolve`] from scratch is the definition. What runs is the [`Index`], which takes one [`Change`] at a time;
-//! a property test holds the two equal after any sequence of changes.
+//! [`resolve`] from scratch is the definition. What runs is the [`Index`], which takes one [`Change`](crate::model::Change)
+//! at a time; a property test holds the two equal after any sequence of changes.
+
+mod content_hash;
+mod definition;
+mod groups;
+mod index;
+mod inventory;
+mod label_index;
+mod policy;
+mod port;
+mod report;
+mod rules;
+mod services;
+mod slices;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use definition::{resolve, resolve_sliced};
+pub use index::Index;
+
 use crate::api::PolicyEndpoint;
 use crate::model::Problem;
+
+/// Entries that a slice holds at most, unless told otherwise: an object of some tens of kilobytes.
+pub const SLICE_ENTRIES: usize = 200;
 
 /// What policies come to. Ordered and without clock or chance: equal snapshots give equal resolutions.
 #[derive(Clone, Debug, Default, PartialEq)]

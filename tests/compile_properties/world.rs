@@ -316,3 +316,104 @@ pub fn change() -> impl Strategy<Value = (World, World)> {
         (old, new)
     })
 }
+
+/// Whom it selects; per rule the peers (block, exceptions) and ports; whether it is there.
+type Sketch = (
+    Option<&'static str>,
+    Vec<(Vec<(Cidr, Vec<Cidr>)>, Vec<Port>)>,
+    bool,
+);
+
+/// Few rules on nested blocks for two kinds of pods, so that what changes at once also meets: blocks in blocks, pods
+/// that trade places, ports that change while peers do.
+pub fn dense_change() -> impl Strategy<Value = (World, World)> {
+    let blocks: &'static [&str] = &[
+        "10.0.0.0/8",
+        "10.0.0.0/24",
+        "10.0.0.0/29",
+        "10.0.0.0/30",
+        "10.0.0.2/31",
+        "10.0.0.2",
+        "10.0.0.7",
+    ];
+    let block = move || select(blocks).prop_map(|b| b.parse::<Cidr>().unwrap());
+    let tcp = |port, end_port| Port {
+        port: Some(port),
+        end_port,
+        ..Port::default()
+    };
+    let ports = select(vec![
+        vec![tcp(80, None)],
+        vec![tcp(81, None)],
+        vec![tcp(80, Some(81))],
+        vec![],
+    ]);
+    let rule = move || {
+        let except = prop_oneof![2 => Just(Vec::new()), 1 => vec(block(), 1..3)];
+        (vec((block(), except), 1..4), ports.clone())
+    };
+    let policy = move || {
+        let selector = select(vec![None, Some("x"), Some("y")]);
+        (selector, vec(rule(), 0..3), any::<bool>())
+    };
+    let node = move || (vec(policy(), 1..4), vec(select(vec!["x", "y"]), 2..4));
+    let build = |(policies, pods): (Vec<Sketch>, Vec<&str>)| World {
+        endpoints: policies
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, (selected, rules, there)): (usize, Sketch)| {
+                let entries = (0..).zip(rules).flat_map(|(rule, (peers, ports))| {
+                    peers
+                        .into_iter()
+                        .map(move |(cidr, except): (Cidr, Vec<Cidr>)| Entry {
+                            cidr,
+                            except: except.into(),
+                            ports: ports.clone().into(),
+                            rule: Some(rule),
+                        })
+                });
+                let spec = PolicyEndpointSpec {
+                    policy_ref: PolicyRef {
+                        name: format!("policy-{index}").into(),
+                        namespace: "a".into(),
+                    },
+                    pod_selector: selected.map(|app| LabelSelector {
+                        match_labels: Some([("app".to_string(), app.to_string())].into()),
+                        match_expressions: None,
+                    }),
+                    pod_isolation: vec![Direction::Ingress],
+                    ingress: entries.collect(),
+                    ..PolicyEndpointSpec::default()
+                };
+                let mut object = PolicyEndpoint::new(&format!("policy-{index}"), spec);
+                object.metadata.namespace = Some("a".to_string());
+                there.then(|| (format!("policy-uid-{index}").into(), vec![Arc::new(object)]))
+            })
+            .collect(),
+        pods: pods
+            .into_iter()
+            .enumerate()
+            .map(|(index, app)| Pod {
+                id: ObjectId::new("a", &format!("pod-{index}")),
+                uid: format!("uid-{index}").into(),
+                labels: Arc::new([("app".into(), app.into())].into()),
+                node: None,
+                host_ip: None,
+                addresses: Vec::new(),
+                ports: Arc::default(),
+                host_network: false,
+                finished: false,
+                created: None,
+                source_prefixes: Vec::new(),
+            })
+            .collect(),
+    };
+    (node(), node(), any::<u8>()).prop_map(move |(old, mut new, keep)| {
+        for (index, policy) in new.0.iter_mut().enumerate() {
+            if keep >> index & 1 == 1 && index < old.0.len() {
+                *policy = old.0[index].clone();
+            }
+        }
+        (build(old), build(new))
+    })
+}
