@@ -21,6 +21,7 @@ fn main() -> Result<()> {
             format!("-I/usr/include/{arch}-linux-gnu"),
             "-Wall".into(),
             "-Werror".into(),
+            "-mcpu=v3".into(),
         ])
         .build_and_generate(out.join("palisade.skel.rs"))
         .context("the BPF programs do not build: clang, libelf-dev, zlib1g-dev and linux-libc-dev are needed (make packages)")?;

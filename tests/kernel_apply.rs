@@ -140,16 +140,23 @@ fn any_sequence_of_images_reads_back_after_each_restart() {
     let pins = Pins::new();
     let empty = cleared(&pins).fill();
     runner
-        .run(&vec(images(), 1..5), |sequence| {
+        .run(&vec((images(), any::<bool>()), 1..5), |sequence| {
             drop(cleared(&pins));
-            for image in sequence {
+            for (image, settle) in sequence {
                 let mut kernel = Kernel::open(&pins.config()).unwrap();
-                reach(&mut kernel, &image);
-                prop_assert_eq!(kernel.image(), &image);
+                kernel.publish(&diff(kernel.image(), &image)).unwrap();
+                prop_assert_eq!(&kernel.image().pods, &image.pods);
+                prop_assert_eq!(&kernel.image().addresses, &image.addresses);
+                prop_assert_eq!(&kernel.image().networks, &image.networks);
+                if settle {
+                    reach(&mut kernel, &image);
+                    prop_assert_eq!(kernel.image(), &image);
+                }
+                let left = kernel.image().clone();
                 drop(kernel);
                 let mut again = Kernel::open(&pins.config()).unwrap();
-                prop_assert_eq!(again.image(), &image);
-                let ops = diff(again.image(), &image);
+                prop_assert_eq!(again.image(), &left);
+                let ops = diff(again.image(), &left);
                 prop_assert!(ops.is_empty());
                 prop_assert_eq!(again.apply(&ops).unwrap(), Applied::default());
                 prop_assert_eq!(again.sweep().unwrap(), Swept::default());
@@ -487,6 +494,36 @@ fn an_operation_on_what_is_not_there_is_refused() {
         assert!(matches!(error, ApplyError::Refused(_)), "{op:?}: {error}");
     }
     assert_eq!(kernel.image(), &Image::default());
+}
+
+#[test]
+fn what_is_published_waits_for_nothing_and_its_leavings_go_later() {
+    if !root() {
+        return;
+    }
+    let pins = Pins::new();
+    let mut kernel = Kernel::open(&pins.config()).unwrap();
+    reach(&mut kernel, &small());
+    let mut open = small();
+    let pod = open.pods.get_mut("uid-1").unwrap();
+    pod.ingress = PodDirection {
+        psid: Psid::OPEN,
+        denied_by: None,
+    };
+    open.rows.clear();
+    open.rules.clear();
+    let published = kernel.publish(&diff(kernel.image(), &open)).unwrap();
+    assert_eq!((published.graces, published.flips), (0, 1));
+    assert_eq!(kernel.image().pods, open.pods);
+    assert_eq!(kernel.image().rows, small().rows);
+    // Of use again: nothing but the flip.
+    let back = kernel.publish(&diff(kernel.image(), &small())).unwrap();
+    assert_eq!((back.map_writes, back.graces, back.flips), (0, 0, 1));
+    assert_eq!(kernel.image(), &small());
+    kernel.publish(&diff(kernel.image(), &open)).unwrap();
+    let settled = reach(&mut kernel, &open);
+    assert_eq!(settled.graces, 1);
+    assert_eq!(kernel.image(), &open);
 }
 
 #[test]

@@ -389,6 +389,7 @@ impl Reading<'_> {
             notes,
             strays: self.strays,
             era: 1,
+            unsettled: true,
             counts: self.counts,
         }
     }

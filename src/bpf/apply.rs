@@ -9,7 +9,7 @@ use std::fmt;
 use super::config::Map;
 use super::kernel::Kernel;
 use super::mirror::Mirror;
-use super::stage::{Peaks, Stage};
+use super::stage::{Peaks, Stage, leaves};
 use super::steps::{Written, grace};
 use crate::compile::Op;
 
@@ -54,12 +54,24 @@ impl fmt::Display for ApplyError {
 impl std::error::Error for ApplyError {}
 
 impl Kernel {
-    /// Brings operations into force, in their order.
+    /// Brings operations into force, in their order. Before it removes rows, tables or rules it waits for packets on their
+    /// way, which takes some 30 ms: see [`Self::publish`].
     ///
     /// # Errors
     /// See [`ApplyError`]; after each of them [`Kernel::image`] is what is in force.
     pub fn apply(&mut self, ops: &[Op]) -> Result<Applied, ApplyError> {
         self.change(|stage| stage.ops(ops))
+    }
+
+    /// [`Self::apply`] without the removals at the end, so without a wait: every verdict is the new one when this returns. What
+    /// nothing refers to any more stays in the image, so a later difference removes it, or finds it of use again; apply one
+    /// when there is time, or when a map is full.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub fn publish(&mut self, ops: &[Op]) -> Result<Applied, ApplyError> {
+        let end = ops.iter().rposition(|op| !leaves(op)).map_or(0, |last| last + 1);
+        self.apply(&ops[..end])
     }
 
     /// Stages a change, and makes its writes if it fits.

@@ -1,7 +1,7 @@
 //! What the programs counted, and how full the maps are.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
 
@@ -9,7 +9,7 @@ use super::config::Map;
 use super::kernel::Kernel;
 use super::plain::Plain;
 use super::tables::Maps;
-use super::{abi, sys, types};
+use super::{abi, types};
 use crate::compile::RuleKey;
 use crate::model::Direction;
 
@@ -160,7 +160,7 @@ impl Kernel {
     /// /proc is not there.
     pub fn memory(&self) -> Result<BTreeMap<Map, u64>> {
         let memory = |map: Map| {
-            let path = format!("/proc/self/fdinfo/{}", self.maps.fd(map).as_raw_fd());
+            let path = format!("/proc/self/fdinfo/{}", self.maps.get(map).as_fd().as_raw_fd());
             let text = std::fs::read_to_string(&path).context(path)?;
             let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
             let bytes = line.and_then(|bytes| bytes.trim().parse().ok());
@@ -211,18 +211,20 @@ impl<'a, V: Plain> PerCpu<'a, V> {
         // The kernel pads each CPU's value to 8 bytes; ours are multiples of that.
         const { assert!(size_of::<V>().is_multiple_of(8)) };
         assert_eq!(maps.shape(map).value_size as usize, size_of::<V>());
-        let cpus = libbpf_rs::num_possible_cpus()?;
         Ok(Self {
             maps,
             map,
-            bytes: vec![0; cpus * size_of::<V>()],
-            values: Vec::with_capacity(cpus),
+            bytes: vec![0; maps.get(map).value_bytes()],
+            values: Vec::new(),
         })
     }
 
     fn get(&mut self, index: u32) -> Result<&[V]> {
         self.values.clear();
-        let found = sys::lookup(self.maps.fd(self.map), index.bytes(), &mut self.bytes)
+        let found = self
+            .maps
+            .get(self.map)
+            .get(index.bytes(), &mut self.bytes)
             .with_context(|| format!("cannot read map {}", self.map.name()))?;
         if found {
             self.values

@@ -71,10 +71,10 @@ impl Kernel {
             notices: more,
         } = load::load(config, &pins)?;
         notices.extend(more);
-        let pods = MappedArray::new(maps.fd(Map::PodState), maps.capacity(Map::PodState))
+        let pods = MappedArray::new(maps.get(Map::PodState), maps.capacity(Map::PodState))
             .context("cannot map pod_state into memory")?;
         let control: MappedArray<types::control> =
-            MappedArray::new(maps.fd(Map::Control), 1).context("cannot map control into memory")?;
+            MappedArray::new(maps.get(Map::Control), 1).context("cannot map control into memory")?;
         let version = control.get(0).abi_version;
         if version != 0 && version != abi::ABI_VERSION {
             bail!(

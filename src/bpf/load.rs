@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -16,6 +16,7 @@ use libbpf_rs::{MapCore, OpenMapMut, PrintLevel, set_print};
 use rustix::time::{ClockId, clock_getres};
 
 use super::config::{Config, Map};
+use super::open_map::OpenMap;
 use super::pins::{Pins, replace_pin};
 use super::skel::{OpenPalisadeSkel, PalisadeSkelBuilder};
 use super::sys::{self, MapShape};
@@ -48,9 +49,9 @@ pub(super) fn load(config: &Config, pins: &Pins) -> Result<Loaded> {
     for &map in Map::ALL {
         match sys::open_pin(&pins.map(map)) {
             Ok(fd) => {
-                let shape = sys::map_shape(fd.as_fd())
-                    .with_context(|| format!("{} is no map", pins.map(map).display()))?;
-                pinned.insert(map, (fd, shape));
+                let open =
+                    OpenMap::new(fd).with_context(|| format!("{} is no map", pins.map(map).display()))?;
+                pinned.insert(map, open);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -60,22 +61,21 @@ pub(super) fn load(config: &Config, pins: &Pins) -> Result<Loaded> {
     }
     let adopted = pinned.len() == Map::ALL.len();
     let mut notices = Vec::new();
-    for (map, (_, shape)) in &pinned {
-        let wanted = config.sizes.of(*map);
-        if shape.max_entries > wanted {
+    for (map, open) in &pinned {
+        let (wanted, entries) = (config.sizes.of(*map), open.shape().max_entries);
+        if entries > wanted {
             notices.push(format!(
-                "map {} stays at {} entries, as pinned, instead of {wanted}; palisade clean makes it smaller",
-                map.name(),
-                shape.max_entries
+                "map {} stays at {entries} entries, as pinned, instead of {wanted}; palisade clean makes it smaller",
+                map.name()
             ));
         }
     }
-    let suffices = |map: Map, shape: &MapShape| shape.max_entries >= config.sizes.of(map);
+    let suffices = |map: Map, open: &OpenMap| open.shape().max_entries >= config.sizes.of(map);
     if adopted
-        && pinned.iter().all(|(map, (_, shape))| suffices(*map, shape))
+        && pinned.iter().all(|(map, open)| suffices(*map, open))
         && let Some(programs) = pinned_programs(pins)
     {
-        let maps = Maps::new(pinned.into_iter().map(|(map, (fd, _))| (map, fd)).collect())?;
+        let maps = Maps::new(pinned)?;
         if notes::programs(&maps)?.as_deref() == Some(&*settings(config, &maps)) {
             return Ok(Loaded {
                 maps,
@@ -85,20 +85,17 @@ pub(super) fn load(config: &Config, pins: &Pins) -> Result<Loaded> {
                 notices,
             });
         }
-        pinned = Map::ALL
-            .iter()
-            .map(|&map| Ok((map, (maps.fd(map).try_clone_to_owned()?, maps.shape(map)))))
-            .collect::<io::Result<_>>()?;
+        pinned = maps.into_inner();
     }
 
     let (open, programs) = verify(config, &pinned)?;
-    for (map, fd) in &open {
+    for (map, new) in &open {
         match pinned.get(map) {
-            Some((_, shape)) if suffices(*map, shape) => continue,
-            Some((old, shape)) => copy(*map, old.as_fd(), shape, fd.as_fd())?,
+            Some(old) if suffices(*map, old) => continue,
+            Some(old) => copy(*map, old, new)?,
             None => {}
         }
-        replace_pin(fd, &pins.map(*map))?;
+        replace_pin(new, &pins.map(*map))?;
     }
     for (program, name) in programs.iter().zip(PROGRAMS) {
         replace_pin(program, &pins.program(name))?;
@@ -134,10 +131,10 @@ fn settings(config: &Config, maps: &Maps) -> String {
     )
 }
 
-type Verified = (BTreeMap<Map, OwnedFd>, [OwnedFd; 2]);
+type Verified = (BTreeMap<Map, OpenMap>, [OwnedFd; 2]);
 
 /// Loads the programs, with the pinned maps where their capacity suffices.
-fn verify(config: &Config, pinned: &BTreeMap<Map, (OwnedFd, MapShape)>) -> Result<Verified> {
+fn verify(config: &Config, pinned: &BTreeMap<Map, OpenMap>) -> Result<Verified> {
     let log = KernelLog::start();
     let mut place = MaybeUninit::uninit();
     let mut skel = PalisadeSkelBuilder::default()
@@ -149,10 +146,10 @@ fn verify(config: &Config, pinned: &BTreeMap<Map, (OwnedFd, MapShape)>) -> Resul
             continue;
         };
         map.set_max_entries(config.sizes.of(known))?;
-        if let Some((fd, shape)) = pinned.get(&known) {
-            check_shape(known, &map, shape)?;
-            if shape.max_entries >= config.sizes.of(known) {
-                map.reuse_fd(fd.as_fd())
+        if let Some(open) = pinned.get(&known) {
+            check_shape(known, &map, &open.shape())?;
+            if open.shape().max_entries >= config.sizes.of(known) {
+                map.reuse_fd(open.as_fd())
                     .with_context(|| format!("cannot reuse map {}", known.name()))?;
             }
         }
@@ -163,7 +160,7 @@ fn verify(config: &Config, pinned: &BTreeMap<Map, (OwnedFd, MapShape)>) -> Resul
     let mut open = BTreeMap::new();
     for map in skel.object().maps() {
         if let Some(known) = by_name(&map.name().to_string_lossy()) {
-            open.insert(known, map.as_fd().try_clone_to_owned()?);
+            open.insert(known, OpenMap::new(map.as_fd().try_clone_to_owned()?)?);
         }
     }
     // Descriptors of our own: the object, with all that libbpf holds for it, ends here.
@@ -230,22 +227,20 @@ fn hertz() -> u32 {
 }
 
 /// Fills a larger map from the one that it follows.
-fn copy(map: Map, from: BorrowedFd<'_>, shape: &MapShape, to: BorrowedFd<'_>) -> Result<()> {
-    let value_size = match map {
-        Map::Events | Map::EventBudget => return Ok(()),
-        Map::Counters => (shape.value_size as usize).next_multiple_of(8) * libbpf_rs::num_possible_cpus()?,
-        _ => shape.value_size as usize,
-    };
+fn copy(map: Map, from: &OpenMap, to: &OpenMap) -> Result<()> {
+    if map == Map::Events {
+        return Ok(());
+    }
     let copied = (|| {
-        let mut key = vec![0; shape.key_size as usize];
-        let mut value = vec![0; value_size];
-        let mut more = sys::next_key(from, None, &mut key)?;
+        let mut key = vec![0; from.shape().key_size as usize];
+        let mut value = vec![0; from.value_bytes()];
+        let mut more = from.next_key(None, &mut key)?;
         while more {
-            if sys::lookup(from, &key, &mut value)? {
-                sys::update(to, &key, &value)?;
+            if from.get(&key, &mut value)? {
+                to.put(&key, &value)?;
             }
             let previous = key.clone();
-            more = sys::next_key(from, Some(&previous), &mut key)?;
+            more = from.next_key(Some(&previous), &mut key)?;
         }
         io::Result::Ok(())
     })();

@@ -32,6 +32,8 @@ pub(super) struct Mirror {
     pub node_ids: Ids,
     /// Rises with every wait for packets on their way: what became free in an earlier era is seen by none.
     pub era: u64,
+    /// Something was published since the last such wait.
+    pub unsettled: bool,
     /// Entries of each map that is written one by one.
     pub counts: BTreeMap<Map, u32>,
 }

@@ -19,6 +19,7 @@ mod load;
 mod mirror;
 mod mmap;
 mod notes;
+mod open_map;
 mod pins;
 mod plain;
 mod ring;

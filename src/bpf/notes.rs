@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::abi;
 use super::config::Map;
 use super::plain::Plain;
-use super::sys;
 use super::tables::Maps;
 use super::types::{note as Note, note_key};
 use crate::compile::{L4Key, RuleInfo, RuleKey};
@@ -137,6 +136,10 @@ fn whole(first: &Note, chunks: &BTreeMap<u32, Note>) -> Option<String> {
 
 /// What the pinned programs were loaded from.
 pub(super) fn programs(maps: &Maps) -> Result<Option<String>> {
+    let shape = maps.shape(Map::Note);
+    if (shape.key_size as usize, shape.value_size as usize) != (size_of::<note_key>(), size_of::<Note>()) {
+        return Ok(None);
+    }
     let table = maps.table::<note_key, Note>(Map::Note);
     let mut chunks = BTreeMap::new();
     while let Some(note) = table.get(&NoteKey::Programs.chunk(chunks.len() as u32))? {
@@ -147,7 +150,8 @@ pub(super) fn programs(maps: &Maps) -> Result<Option<String>> {
 
 pub(super) fn set_programs(maps: &Maps, text: &str) -> Result<()> {
     for (key, note) in encode(NoteKey::Programs, text) {
-        sys::update(maps.fd(Map::Note), key.bytes(), note.bytes())
+        maps.get(Map::Note)
+            .put(key.bytes(), note.bytes())
             .context("cannot note what the programs were loaded from")?;
     }
     Ok(())

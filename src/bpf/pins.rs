@@ -38,7 +38,7 @@ impl Pins {
     /// # Errors
     /// `root` is not in a bpffs and none can be mounted for it, or another process has it open.
     pub fn create(root: &Path) -> Result<Self> {
-        if root.to_string_lossy().contains('.') {
+        if root.starts_with(BPFFS) && root.to_string_lossy().contains('.') {
             bail!(
                 "pin path {}: a bpffs takes no dots in names; choose another --pin-path",
                 root.display()

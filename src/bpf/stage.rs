@@ -18,6 +18,11 @@ use crate::model::{Cidr, Direction};
 /// Most entries that each map holds on the way, by [`Map`].
 pub(super) type Peaks = [u32; Map::ALL.len()];
 
+/// Whether an operation removes what nothing refers to any more, but for packets on their way.
+pub(super) fn leaves(op: &Op) -> bool {
+    matches!(op, Op::RemoveRow(..) | Op::RemoveL4(_) | Op::RemoveRule(_))
+}
+
 /// The mirror as it changes, and the writes that follow from it.
 pub(super) struct Stage<'a> {
     pub mirror: &'a mut Mirror,
@@ -42,17 +47,15 @@ impl<'a> Stage<'a> {
     /// An operation names what is not there; what is staged by then is worthless.
     pub fn ops(&mut self, ops: &[Op]) -> Result<(), String> {
         let mut previous = None;
-        let mut waited = false;
         for op in ops {
             let kind = std::mem::discriminant(op);
-            if previous != Some(kind) {
-                previous = Some(kind);
+            if previous.replace(kind) != Some(kind) {
                 self.steps.fence();
-                let leaves = matches!(op, Op::RemoveRow(..) | Op::RemoveL4(_) | Op::RemoveRule(_));
-                if leaves && !self.steps.is_empty() && !waited {
-                    self.let_packets_finish();
-                    waited = true;
-                }
+            }
+            if !leaves(op) {
+                self.mirror.unsettled = true;
+            } else if self.mirror.unsettled {
+                self.let_packets_finish();
             }
             self.op(op)?;
         }
@@ -102,6 +105,7 @@ impl<'a> Stage<'a> {
     fn let_packets_finish(&mut self) {
         self.steps.grace();
         self.mirror.era += 1;
+        self.mirror.unsettled = false;
     }
 
     pub fn see(&mut self, map: Map) {

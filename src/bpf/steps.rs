@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::config::Map;
 use super::kernel::Kernel;
 use super::plain::Plain;
-use super::{sys, types};
+use super::types;
 
 /// Where membarrier(2) is not to be had: far longer than a packet takes through a program.
 const GRACE: Duration = Duration::from_millis(50);
@@ -100,10 +100,6 @@ impl Steps {
     pub fn grace(&mut self) {
         self.steps.push(Step::Grace);
         self.fence();
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 
     pub fn put<K: Plain, V: Plain>(&mut self, map: Map, key: &K, value: &V) {
@@ -315,31 +311,28 @@ impl Batch {
 
     fn put_all(&self, kernel: &Kernel, part: std::ops::Range<usize>) -> io::Result<()> {
         let (key, value) = (self.key_size(), self.value_size());
-        sys::update_batch(
-            kernel.maps.fd(self.map),
+        kernel.maps.get(self.map).put_batch(
             &self.keys[part.start * key..part.end * key],
             &self.values[part.start * value..part.end * value],
-            part.len() as u32,
         )
     }
 
     fn put_one(&self, kernel: &Kernel, index: usize) -> io::Result<()> {
         let size = self.value_size();
         let value = &self.values[index * size..][..size];
-        sys::update(kernel.maps.fd(self.map), self.key(index), value)
+        kernel.maps.get(self.map).put(self.key(index), value)
     }
 
     fn delete_all(&self, kernel: &Kernel, part: std::ops::Range<usize>) -> io::Result<()> {
         let key = self.key_size();
-        sys::delete_batch(
-            kernel.maps.fd(self.map),
-            &self.keys[part.start * key..part.end * key],
-            part.len() as u32,
-        )
+        kernel
+            .maps
+            .get(self.map)
+            .delete_batch(&self.keys[part.start * key..part.end * key])
     }
 
     fn delete_one(&self, kernel: &Kernel, index: usize) -> io::Result<()> {
-        match sys::delete(kernel.maps.fd(self.map), self.key(index)) {
+        match kernel.maps.get(self.map).delete(self.key(index)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }

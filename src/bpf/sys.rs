@@ -8,7 +8,7 @@ use std::path::Path;
 
 use libbpf_rs::libbpf_sys as raw;
 
-fn check(result: i32) -> io::Result<i32> {
+pub(super) fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         // libbpf's low-level calls return -errno.
         Err(io::Error::from_raw_os_error(-result))
@@ -235,120 +235,6 @@ pub(super) fn filter_detach(ifindex: u32, hook: Hook, place: FilterPlace) -> io:
     let hook = tc_hook(ifindex, hook.tc());
     // SAFETY: both are sized by sz and outlive the call.
     check(unsafe { raw::bpf_tc_detach(&hook, &tc_filter(place)) }).map(drop)
-}
-
-fn batch_options() -> raw::bpf_map_batch_opts {
-    raw::bpf_map_batch_opts {
-        sz: size_of::<raw::bpf_map_batch_opts>() as _,
-        ..Default::default()
-    }
-}
-
-/// One put; `key` and `value` must have the map's sizes.
-pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
-    // SAFETY: callers pass slices of the map's key and value size (Table asserts both when it opens the map).
-    check(unsafe {
-        raw::bpf_map_update_elem(
-            map.as_raw_fd(),
-            key.as_ptr().cast(),
-            value.as_ptr().cast(),
-            raw::BPF_ANY.into(),
-        )
-    })
-    .map(drop)
-}
-
-pub(super) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
-    // SAFETY: callers pass a slice of the map's key size.
-    check(unsafe { raw::bpf_map_delete_elem(map.as_raw_fd(), key.as_ptr().cast()) }).map(drop)
-}
-
-/// `false`: no such key.
-pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
-    // SAFETY: callers pass slices of the map's key size and of its value size (times the CPUs for a per-CPU map).
-    let result = check(unsafe {
-        raw::bpf_map_lookup_elem(map.as_raw_fd(), key.as_ptr().cast(), value.as_mut_ptr().cast())
-    });
-    match result {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// The key after `previous`; `None` at the end.
-pub(super) fn next_key(map: BorrowedFd<'_>, previous: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
-    let previous = previous.map_or(std::ptr::null(), <[u8]>::as_ptr);
-    // SAFETY: previous is null or of the map's key size, next is of its key size.
-    let result = check(unsafe {
-        raw::bpf_map_get_next_key(map.as_raw_fd(), previous.cast(), next.as_mut_ptr().cast())
-    });
-    match result {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Puts `count` elements in one call. On an error some may have been put.
-pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: u32) -> io::Result<()> {
-    let mut done = count;
-    // SAFETY: callers pass count keys and count values of the map's sizes; count is not 0.
-    check(unsafe {
-        raw::bpf_map_update_batch(
-            map.as_raw_fd(),
-            keys.as_ptr().cast(),
-            values.as_ptr().cast(),
-            &mut done,
-            &batch_options(),
-        )
-    })
-    .map(drop)
-}
-
-/// Deletes `count` elements in one call. On an error (also: one was not there) some may have been deleted.
-pub(super) fn delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> io::Result<()> {
-    let mut done = count;
-    // SAFETY: callers pass count keys of the map's size; count is not 0.
-    check(unsafe {
-        raw::bpf_map_delete_batch(map.as_raw_fd(), keys.as_ptr().cast(), &mut done, &batch_options())
-    })
-    .map(drop)
-}
-
-/// Reads up to `count` elements from where `position` says (empty: the beginning), and moves it on.
-/// Returns how many, and whether that was the last of them.
-pub(super) fn lookup_batch(
-    map: BorrowedFd<'_>,
-    position: &mut Option<Vec<u8>>,
-    keys: &mut [u8],
-    values: &mut [u8],
-    count: u32,
-    position_size: usize,
-) -> io::Result<(usize, bool)> {
-    let mut next = vec![0_u8; position_size];
-    let start = position.as_mut().map_or(std::ptr::null_mut(), Vec::as_mut_ptr);
-    let mut done = count;
-    // SAFETY: keys and values hold count elements of the map's sizes, and both positions hold position_size bytes,
-    // which is the larger of the key's size and 4, as the kernel asks.
-    let result = check(unsafe {
-        raw::bpf_map_lookup_batch(
-            map.as_raw_fd(),
-            start.cast(),
-            next.as_mut_ptr().cast(),
-            keys.as_mut_ptr().cast(),
-            values.as_mut_ptr().cast(),
-            &mut done,
-            &batch_options(),
-        )
-    });
-    let last = match result {
-        Ok(_) => false,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-        Err(error) => return Err(error),
-    };
-    *position = Some(next);
-    Ok((done as usize, last))
 }
 
 /// What one run of a program over one frame gave.

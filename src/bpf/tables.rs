@@ -3,48 +3,46 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::config::Map;
+use super::open_map::OpenMap;
 use super::plain::Plain;
-use super::sys::{self, MapShape};
+use super::sys::MapShape;
 
 /// Elements read at a time. A hash bucket must fit, and buckets are short.
 const BATCH: u32 = 4096;
 
 /// Every map of `bpf/maps.h`, open.
 #[derive(Debug)]
-pub(super) struct Maps(BTreeMap<Map, (OwnedFd, MapShape)>);
+pub(super) struct Maps(BTreeMap<Map, OpenMap>);
 
 impl Maps {
     /// # Errors
     /// One is missing.
-    pub fn new(open: BTreeMap<Map, OwnedFd>) -> Result<Self> {
-        let mut maps = BTreeMap::new();
-        for (map, fd) in open {
-            let shape =
-                sys::map_shape(fd.as_fd()).with_context(|| format!("cannot query map {}", map.name()))?;
-            maps.insert(map, (fd, shape));
+    pub fn new(maps: BTreeMap<Map, OpenMap>) -> Result<Self> {
+        match Map::ALL.iter().find(|map| !maps.contains_key(map)) {
+            Some(map) => bail!("map {} is not there", map.name()),
+            None => Ok(Self(maps)),
         }
-        if let Some(map) = Map::ALL.iter().find(|m| !maps.contains_key(m)) {
-            anyhow::bail!("map {} is not there", map.name());
-        }
-        Ok(Self(maps))
+    }
+
+    pub fn into_inner(self) -> BTreeMap<Map, OpenMap> {
+        self.0
     }
 
     /// `max_entries`.
     pub fn capacity(&self, map: Map) -> u32 {
-        self.0[&map].1.max_entries
+        self.0[&map].shape().max_entries
     }
 
-    pub fn fd(&self, map: Map) -> BorrowedFd<'_> {
-        self.0[&map].0.as_fd()
+    pub fn get(&self, map: Map) -> &OpenMap {
+        &self.0[&map]
     }
 
     pub fn shape(&self, map: Map) -> MapShape {
-        self.0[&map].1
+        self.0[&map].shape()
     }
 
     /// # Panics
@@ -58,8 +56,7 @@ impl Maps {
         );
         Table {
             map,
-            fd: self.fd(map),
-            shape,
+            open: self.get(map),
             types: PhantomData,
         }
     }
@@ -68,8 +65,7 @@ impl Maps {
 /// One map with its key and value types.
 pub(super) struct Table<'a, K, V> {
     map: Map,
-    fd: BorrowedFd<'a>,
-    shape: MapShape,
+    open: &'a OpenMap,
     types: PhantomData<(K, V)>,
 }
 
@@ -77,7 +73,9 @@ impl<K: Plain, V: Plain> Table<'_, K, V> {
     pub fn get(&self, key: &K) -> Result<Option<V>> {
         let mut value = V::default();
         let mut bytes = value.bytes().to_vec();
-        let found = sys::lookup(self.fd, key.bytes(), &mut bytes)
+        let found = self
+            .open
+            .get(key.bytes(), &mut bytes)
             .with_context(|| format!("cannot read map {}", self.map.name()))?;
         if found {
             value = V::read(&bytes).unwrap_or_default();
@@ -100,7 +98,7 @@ impl<K: Plain, V: Plain> Table<'_, K, V> {
     }
 
     fn in_batches(&self) -> io::Result<Vec<(K, V)>> {
-        let mut count = BATCH.min(self.shape.max_entries.max(64));
+        let mut count = BATCH.min(self.open.shape().max_entries.max(64));
         let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
         let mut position = None;
         let mut found = Vec::new();
@@ -108,14 +106,7 @@ impl<K: Plain, V: Plain> Table<'_, K, V> {
             let mut keys = vec![0; key_size * count as usize];
             let mut values = vec![0; value_size * count as usize];
             let before = position.clone();
-            let read = sys::lookup_batch(
-                self.fd,
-                &mut position,
-                &mut keys,
-                &mut values,
-                count,
-                key_size.max(4),
-            );
+            let read = self.open.get_batch(&mut position, &mut keys, &mut values);
             let (read, last) = match read {
                 Ok(read) => read,
                 // A bucket that is longer than the batch.
@@ -141,16 +132,16 @@ impl<K: Plain, V: Plain> Table<'_, K, V> {
     fn one_by_one(&self) -> io::Result<Vec<(K, V)>> {
         let mut found = Vec::new();
         let mut key = vec![0; size_of::<K>()];
-        let mut more = sys::next_key(self.fd, None, &mut key)?;
+        let mut more = self.open.next_key(None, &mut key)?;
         while more {
             let mut value = vec![0; size_of::<V>()];
-            if sys::lookup(self.fd, &key, &mut value)?
+            if self.open.get(&key, &mut value)?
                 && let (Some(key), Some(value)) = (K::read(&key), V::read(&value))
             {
                 found.push((key, value));
             }
             let previous = key.clone();
-            more = sys::next_key(self.fd, Some(&previous), &mut key)?;
+            more = self.open.next_key(Some(&previous), &mut key)?;
         }
         Ok(found)
     }

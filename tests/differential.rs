@@ -1,0 +1,280 @@
+//! Random clusters, judged by the oracle and by what is enforced: every judge must give every answer alike.
+//!
+//! `PALISADE_SEED` repeats a run, `PALISADE_VERDICTS` sets its length. A difference is shown with the least cluster
+//! that still has it.
+
+mod oracle;
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oracle::{
+    Eval, Judge, Oracle, Prober, Question, Rng, apply, random_change, random_cluster, show, shrink,
+};
+use palisade::compile::{self, Compiled, Endpoints, RuleInfo};
+use palisade::model::{Change, Pod, Snapshot};
+use palisade::resolve::{self, Index};
+
+/// Questions asked of one cluster before the next is drawn.
+const QUESTIONS: usize = 120;
+
+/// A number from the environment. A wrong one fails: a run that ignores what it was told proves nothing.
+fn knob(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.replace('_', "")
+            .parse()
+            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+    )
+}
+
+fn seed() -> u64 {
+    knob("PALISADE_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a clock after 1970");
+        now.as_nanos() as u64
+    })
+}
+
+fn verdicts_wanted() -> u64 {
+    knob("PALISADE_VERDICTS").unwrap_or(200_000)
+}
+
+/// All pods of the cluster as if they were on one node. Slices are small, so that policies have several.
+fn enforced(cluster: &Snapshot) -> Compiled {
+    let entries = 1 + cluster.pods.len() % 4;
+    compile_all(cluster, &resolve::resolve_sliced(cluster, entries).endpoints)
+}
+
+fn compile_all(cluster: &Snapshot, endpoints: &Endpoints) -> Compiled {
+    let pods: Vec<&Pod> = cluster.pods.iter().filter(|p| p.is_live()).collect();
+    compile::compile(endpoints, &pods)
+}
+
+fn expected(cluster: &Snapshot, q: &Question) -> Option<bool> {
+    Oracle::new(cluster).verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+}
+
+fn ask(judge: &mut dyn Judge, q: &Question) -> Option<bool> {
+    judge.verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+}
+
+/// What was asked and answered; the shares tell whether the questions were worth asking.
+#[derive(Default)]
+struct Tally {
+    verdicts: u64,
+    unanswered: u64,
+    allowed: u64,
+    denied: u64,
+    open: u64,
+    differences: u64,
+    reports: String,
+}
+
+impl Tally {
+    fn count(&mut self, cluster: &Snapshot, q: &Question, answer: Option<bool>) {
+        let Some(allowed) = answer else {
+            self.unanswered += 1;
+            return;
+        };
+        self.verdicts += 1;
+        let oracle = Oracle::new(cluster);
+        let pod = cluster.pods.iter().find(|p| p.uid == q.pod_uid);
+        match (pod.is_some_and(|p| oracle.isolated(p, q.direction)), allowed) {
+            (false, _) => self.open += 1,
+            (true, true) => self.allowed += 1,
+            (true, false) => self.denied += 1,
+        }
+    }
+
+    fn report(&mut self, text: &str) {
+        self.differences += 1;
+        // The first few are worth a reader's time.
+        if self.differences <= 5 {
+            self.reports.push_str(text);
+        }
+    }
+
+    fn finish(self, seed: u64, what: &str) {
+        println!(
+            "{what}: seed {seed}, {} verdicts ({} of open pods, {} allowed, {} denied, {} unanswered), {} differences",
+            self.verdicts, self.open, self.allowed, self.denied, self.unanswered, self.differences
+        );
+        assert_eq!(self.differences, 0, "PALISADE_SEED={seed}\n{}", self.reports);
+        assert!(
+            self.verdicts < 20_000 || self.allowed * 10 > self.verdicts && self.denied * 10 > self.verdicts,
+            "too few questions that hang on a rule"
+        );
+    }
+}
+
+fn describe(cluster: &Snapshot, q: &Question, name: &str, answers: (Option<bool>, Option<bool>)) -> String {
+    let (expected, given) = answers;
+    let mut out = format!("\n--- {q}\noracle: {expected:?}, {name}: {given:?}\n");
+    let oracle = Oracle::new(cluster);
+    if let Some(pod) = cluster.pods.iter().find(|p| p.uid == q.pod_uid) {
+        for (policy, rule) in oracle.allowing_rules(pod, q.direction, q.peer, q.protocol, q.port) {
+            let _ = writeln!(
+                out,
+                "oracle: {} {}[{}] allows it",
+                policy.id, q.direction, rule.index
+            );
+        }
+    }
+    out.push_str(&show(cluster));
+    out
+}
+
+/// Puts one question to a judge; a difference is cut down to its least cluster and reported.
+fn compare(tally: &mut Tally, judge: &mut dyn Judge, cluster: &Snapshot, q: &Question) {
+    let expected_here = expected(cluster, q);
+    let given = ask(judge, q);
+    tally.count(cluster, q, given);
+    if given == expected_here || given.is_none() && judge.may_decline() {
+        return;
+    }
+    let least = if tally.differences < 5 {
+        shrink(cluster, &mut |smaller| {
+            judge.load(&enforced(smaller).image);
+            let given = ask(judge, q);
+            given != expected(smaller, q) && (given.is_some() || !judge.may_decline())
+        })
+    } else {
+        cluster.clone()
+    };
+    judge.load(&enforced(&least).image);
+    let answers = (expected(&least, q), ask(judge, q));
+    let text = describe(&least, q, judge.name(), answers);
+    judge.load(&enforced(cluster).image);
+    tally.report(&text);
+}
+
+/// An allowing verdict names the rule that allows; a denying one names the policies that isolate.
+fn attribution_differs(cluster: &Snapshot, compiled: &Compiled, q: &Question) -> Option<String> {
+    let image = &compiled.image;
+    let decision = compile::eval(image, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)?;
+    let pod = cluster.pods.iter().find(|p| p.uid == q.pod_uid)?;
+    let oracle = Oracle::new(cluster);
+    let by = decision.by.map(|key| image.rules.get(&key));
+    let right = match (&by, decision.allowed) {
+        (None, allowed) => allowed,
+        // A pod's own Service: no rule of the user's allows it.
+        (Some(Some(RuleInfo::Rule(id))), true) if id.index.is_none() => {
+            oracle.is_itself(pod, q.direction, q.peer, q.protocol, q.port)
+        }
+        (Some(Some(RuleInfo::Rule(id))), true) => {
+            id.direction == q.direction
+                && oracle
+                    .allowing_rules(pod, q.direction, q.peer, q.protocol, q.port)
+                    .any(|(policy, rule)| policy.id == id.policy && Some(rule.index) == id.index)
+        }
+        (Some(Some(RuleInfo::Isolation { direction, policies })), false) => {
+            *direction == q.direction && !policies.is_empty() && oracle.isolated(pod, q.direction)
+        }
+        _ => false,
+    };
+    (!right).then(|| format!("\n--- {q}\nattributed to {by:?}\n{}", show(cluster)))
+}
+
+/// Puts every question to every judge, until `verdicts` answers were compared.
+fn run(judges: &mut [&mut dyn Judge], seed: u64, verdicts: u64) -> Tally {
+    let mut rng = Rng::new(seed);
+    let mut tally = Tally::default();
+    while tally.verdicts < verdicts {
+        let cluster = random_cluster(&mut rng);
+        let compiled = enforced(&cluster);
+        for judge in judges.iter_mut() {
+            judge.load(&compiled.image);
+        }
+        let prober = Prober::new(&cluster);
+        for _ in 0..QUESTIONS {
+            let Some(q) = prober.question(&mut rng) else {
+                break;
+            };
+            for judge in judges.iter_mut() {
+                compare(&mut tally, *judge, &cluster, &q);
+            }
+            if let Some(text) = attribution_differs(&cluster, &compiled, &q) {
+                tally.report(&text);
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn what_is_enforced_answers_as_the_oracle_does() {
+    let seed = seed();
+    run(&mut [&mut Eval::default()], seed, verdicts_wanted()).finish(seed, "oracle = eval");
+}
+
+/// Every object of the cluster as news, in any order.
+fn arrivals(rng: &mut Rng, cluster: &Snapshot) -> Vec<Change> {
+    let mut changes: Vec<Change> = Vec::new();
+    changes.extend(cluster.namespaces.iter().cloned().map(Change::Namespace));
+    changes.extend(cluster.pods.iter().cloned().map(Change::Pod));
+    changes.extend(cluster.policies.iter().cloned().map(Change::Policy));
+    changes.extend(cluster.services.iter().cloned().map(Change::Service));
+    changes.extend(cluster.endpoint_slices.iter().cloned().map(Change::EndpointSlice));
+    for i in (1..changes.len()).rev() {
+        changes.swap(i, rng.below(i + 1));
+    }
+    changes
+}
+
+/// Carries a change into what is published, of the policies alone that the index says it touches.
+fn publish(index: &mut Index, published: &mut Endpoints, change: Change) -> BTreeSet<Arc<str>> {
+    let touched = index.apply(change);
+    for uid in &touched {
+        match index.endpoints(uid) {
+            Some(slices) => published.insert(uid.clone(), slices),
+            None => published.remove(uid),
+        };
+    }
+    touched
+}
+
+/// Changes one after another, until `wanted` answers were compared.
+fn run_changes(seed: u64, wanted: u64) -> Tally {
+    let mut rng = Rng::new(seed);
+    let mut tally = Tally::default();
+    while tally.verdicts < wanted {
+        let mut cluster = random_cluster(&mut rng);
+        let mut index = Index::with_slice_entries(rng.between(1, 5));
+        let mut published = Endpoints::new();
+        for change in arrivals(&mut rng, &cluster) {
+            publish(&mut index, &mut published, change);
+        }
+        for number in 0..rng.between(5, 40) {
+            let change = random_change(&mut rng, &cluster, number);
+            apply(&mut cluster, &change);
+            let touched = publish(&mut index, &mut published, change.clone());
+            let image = compile_all(&cluster, &published).image;
+            let prober = Prober::new(&cluster);
+            for _ in 0..QUESTIONS / 4 {
+                let Some(q) = prober.question(&mut rng) else {
+                    break;
+                };
+                let given = compile::eval(&image, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+                    .map(|decision| decision.allowed);
+                tally.count(&cluster, &q, given);
+                let expected = expected(&cluster, &q);
+                if given != expected {
+                    let mut text = describe(&cluster, &q, "the index", (expected, given));
+                    let _ = writeln!(text, "last change, which touched {touched:?}: {change:?}");
+                    tally.report(&text);
+                }
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn after_any_changes_the_index_answers_as_the_oracle_does() {
+    let seed = seed();
+    run_changes(seed, verdicts_wanted() / 4).finish(seed, "oracle = index, one change at a time");
+}
