@@ -40,13 +40,18 @@ fn main() -> ExitCode {
 }
 
 fn perform(command: Command) -> Result<Outcome> {
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let outcome = match command {
-        Command::Check(question) => cli::check(&question, &mut out)?,
-        Command::Explain(question) => cli::explain(&question, &mut out)?,
-        Command::Matrix(question) => cli::matrix(&question, &mut out)?,
+    match command {
+        Command::Check(question) => answer(|out| cli::check(&question, out)),
+        Command::Explain(question) => answer(|out| cli::explain(&question, out)),
+        Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
         Command::Run(_) | Command::Clean(_) => bail!("this build answers questions only: it has no datapath"),
-    };
+    }
+}
+
+/// On standard output, in large pieces: a matrix may have millions of rows.
+fn answer(write: impl FnOnce(&mut dyn Write) -> Result<Outcome>) -> Result<Outcome> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let outcome = write(&mut out)?;
     out.flush()?;
     Ok(outcome)
 }
