@@ -1,15 +1,16 @@
-//! How long a large cluster takes to resolve from scratch, what memory that needs, and what one pod's change costs.
+//! How long a large cluster takes to resolve from scratch, what memory that needs, and what one pod's
+//! change costs.
 //!
-//! The cluster: 1,000 namespaces of 100 pods and 10 policies each, of which 6 have peers in their own namespace, 2 reach
-//! 500 pods in 20 namespaces, 1 has an ipBlock with `except` and 1 denies everything; and 20 policies whose peer is
-//! every pod. One thread. Writes `target/bench.resolve.json`.
+//! The cluster: 1,000 namespaces of 100 pods and 10 policies each, of which 6 have peers in their own
+//! namespace, 2 reach 500 pods in 20 namespaces, 1 has an ipBlock with `except` and 1 denies everything;
+//! and 20 policies whose peer is every pod. One thread. Writes `target/bench.resolve.json`.
 //!
-//! - `full_s`: median over 3 loads, each into an empty index: every object applied, every policy's slices made.
-//!   `full_cpu_s` is the processor time of the same: what it takes where nothing else runs.
-//! - `rss_mb`: VmHWM after the first load, in MB of 10^6 bytes: the whole process, with the objects that were loaded and
-//!   the slices that came out.
-//! - `one_pod_ms`: median over label changes, deletions and creations of pods, each with the new slices of every policy
-//!   touched, while the slices of before are still held by whoever publishes them.
+//! - `full_s`: median over 3 loads, each into an empty index: every object applied, every policy's slices
+//!   made. `full_cpu_s` is the processor time of the same: what it takes where nothing else runs.
+//! - `rss_mb`: VmHWM after the first load, in MB of 10^6 bytes: the whole process, with the objects that
+//!   were loaded and the slices that came out.
+//! - `one_pod_ms`: median over label changes, deletions and creations of pods, each with the new slices of
+//!   every policy touched, while the slices of before are still held by whoever publishes them.
 
 use std::collections::BTreeMap;
 use std::error::Error;

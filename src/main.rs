@@ -3,7 +3,8 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
 use tracing_subscriber::EnvFilter;
@@ -22,18 +23,19 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE));
         }
     };
-    let failed = match command {
-        Command::Run(_) | Command::Clean(_) => FAILED,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => UNUSABLE,
+    let is_answer = match command {
+        Command::Run(_) | Command::Clean(_) => false,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemsFound) => ExitCode::from(FAILED),
         // The reader has seen enough: `palisade matrix | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_answer && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            // Where the last word cannot be written, the code is left.
             let _ = writeln!(io::stderr(), "palisade: {}", cli::escape(&format!("{error:#}")));
-            ExitCode::from(failed)
+            ExitCode::from(if is_answer { UNUSABLE } else { FAILED })
         }
     }
 }
@@ -44,7 +46,8 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Check(question) => cli::check(&question, &mut out)?,
         Command::Explain(question) => cli::explain(&question, &mut out)?,
         Command::Matrix(question) => cli::matrix(&question, &mut out)?,
-        Command::Run(_) | Command::Clean(_) => bail!("this build answers questions only: it has no datapath"),
+        Command::Run(run) => app::run(run).map(|()| Outcome::Done)?,
+        Command::Clean(clean) => app::clean(&clean, &mut out).map(|()| Outcome::Done)?,
     };
     out.flush()?;
     Ok(outcome)

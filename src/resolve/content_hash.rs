@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use crate::api::Port;
 use crate::model::Cidr;
 
-/// FNV-1a over 64 bits, and MurmurHash3's 64-bit finaliser, because FNV's upper bits, which the trie reads first, mix
-/// poorly. Part of the published format: a change of it rewrites every slice in every cluster.
+/// FNV-1a over 64 bits, and MurmurHash3's 64-bit finaliser, because FNV's upper bits, which the trie reads
+/// first, mix poorly. Part of the published format: a change of it rewrites every slice in every cluster.
 #[derive(Clone, Copy)]
 pub(super) struct ContentHash(u64);
 

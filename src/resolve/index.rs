@@ -1,8 +1,8 @@
 //! The incremental form of [`resolve`](super::resolve): one change at a time, and only what it touches.
 //!
-//! A policy is worked out when it is first asked for, and from then on kept up to date item by item: before and after
-//! a change, the index asks each policy that has to do with the changed pods what it holds for them, and carries the
-//! difference into the policy's slices.
+//! A policy is worked out when it is first asked for, and from then on kept up to date item by item: before
+//! and after a change, the index asks each policy that has to do with the changed pods what it holds for
+//! them, and carries the difference into the policy's slices.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -67,8 +67,8 @@ impl Index {
         }
     }
 
-    /// The UIDs of the policies whose endpoints may differ from now on, those of policies that are gone among them.
-    /// Policies last is the fastest order for a first load.
+    /// The UIDs of the policies whose endpoints may differ from now on, those of policies that are gone
+    /// among them. Policies last is the fastest order for a first load.
     pub fn apply(&mut self, change: Change) -> BTreeSet<Arc<str>> {
         match change {
             Change::Namespace(namespace) => self.put_namespace(&namespace.name, Some(namespace.labels)),
@@ -112,8 +112,8 @@ impl Index {
         }
     }
 
-    /// The slices of the policy, in order; `None`: there is no such policy (any more). A slice that did not change is
-    /// the same `Arc` as before.
+    /// The slices of the policy, in order; `None`: there is no such policy (any more). A slice that did not
+    /// change is the same `Arc` as before.
     pub fn endpoints(&mut self, uid: &str) -> Option<Vec<Arc<PolicyEndpoint>>> {
         let key = *self.by_uid.get(uid)?;
         if self.policies[key].built.is_none() {
@@ -261,7 +261,8 @@ impl Index {
         let Some(built) = &mut state.built else {
             return true;
         };
-        // An ingress rule's names are resolved on the selected pods: one of those may have changed all its entries.
+        // An ingress rule's names are resolved on the selected pods: one of those may have changed all its
+        // entries.
         let by_name = |rule: &Prepared| rule.direction == Direction::Ingress && !rule.names.is_empty();
         let stale = (state.rules.iter().zip(&built.ports))
             .any(|(rule, ports)| by_name(rule) && rule.ports(state.subject, &self.inventory) != *ports);

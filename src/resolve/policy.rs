@@ -43,6 +43,7 @@ impl PolicyState {
         }
     }
 
+    /// From the current state of everything else.
     pub fn build(&self, inventory: &Inventory, services: &Services, slice_entries: usize) -> Built {
         let none: Arc<[Cidr]> = Arc::default();
         let mut items = Vec::new();
@@ -94,6 +95,7 @@ impl PolicyState {
         }
     }
 
+    /// What it holds for one Service, given as its ports at its ClusterIPs.
     pub fn share(&self, front_ends: &[FrontEnd], inventory: &Inventory) -> Share {
         let PolicyState {
             policy,

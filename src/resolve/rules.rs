@@ -1,5 +1,5 @@
-//! A policy made ready for the index: peers as groups and blocks, ports with their numbers apart from their names; and
-//! what it allows one pod, or through one Service.
+//! A policy made ready for the index: peers as groups and blocks, ports with their numbers apart from their
+//! names; and what it allows one pod, or through one Service.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -82,7 +82,8 @@ impl Prepared {
         }
     }
 
-    /// Whether pods and backends concern it by their addresses alone. A rule that allows everything has no use for them.
+    /// Whether pods and backends concern it by their addresses alone. A rule that allows everything has no
+    /// use for them.
     pub fn reaches_blocks(&self) -> bool {
         let all = Cidr::everything();
         let allows_all = self.any_port
@@ -101,8 +102,8 @@ impl Prepared {
             .any(|(cidr, except)| cidr.contains(address) && !except.iter().any(|e| e.contains(address)))
     }
 
-    /// The ports that the rule's entries carry, as far as they are the same for all of them: an ingress rule's names are
-    /// resolved on the pods of `subject`. `None`: no port is left.
+    /// The ports that the rule's entries carry, as far as they are the same for all of them: an ingress
+    /// rule's names are resolved on the pods of `subject`. `None`: no port is left.
     pub fn ports(&self, subject: GroupKey, inventory: &Inventory) -> Option<Arc<[Port]>> {
         if self.any_port {
             return Some(Arc::default());

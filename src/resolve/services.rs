@@ -20,8 +20,8 @@ struct ServiceState {
     slices: BTreeMap<ObjectId, EndpointSlice>,
 }
 
-/// One Service port at one ClusterIP, with the addresses and ports of its ready backends in that family. A port of `None`
-/// stands for every port.
+/// One Service port at one ClusterIP, with the addresses and ports of its ready backends in that family. A
+/// port of `None` stands for every port.
 pub(super) struct FrontEnd {
     pub service: ObjectId,
     pub port: ServicePort,

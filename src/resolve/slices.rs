@@ -1,9 +1,10 @@
-//! A policy's items → its slices: PolicyEndpoints of bounded size, such that one item more or less rewrites one of them.
+//! A policy's items → its slices: PolicyEndpoints of bounded size, such that one item more or less rewrites
+//! one of them.
 //!
-//! The slices of a policy are the leaves of a binary trie over the items' content hashes: a node that holds too much
-//! has two children, by the next bit of the hash. Where an item lands, and which nodes are leaves, depends on the set
-//! of items alone, never on how it came about. So equal policies give equal objects, and an item that comes or goes
-//! touches one leaf, which now and then splits or joins its sibling.
+//! The slices of a policy are the leaves of a binary trie over the items' content hashes: a node that holds
+//! too much has two children, by the next bit of the hash. Where an item lands, and which nodes are leaves,
+//! depends on the set of items alone, never on how it came about. So equal policies give equal objects, and
+//! an item that comes or goes touches one leaf, which now and then splits or joins its sibling.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -106,7 +107,8 @@ fn name_stem(policy: &str, uid: &str) -> String {
     format!("{name}-{:016x}", hash.finish())
 }
 
-/// The selector as the API spells it: one value per key goes to `matchLabels`, the rest to `matchExpressions`.
+/// The selector as the API spells it: one value per key goes to `matchLabels`, the rest to
+/// `matchExpressions`.
 fn label_selector(selector: &Selector) -> LabelSelector {
     let mut labels = BTreeMap::new();
     let mut expressions = Vec::new();
@@ -171,8 +173,8 @@ pub(super) fn pack(head: &Head, limit: usize, items: BTreeSet<Item>) -> Vec<Arc<
     out
 }
 
-/// How much a slice carries of each kind. Each kind has the limit for itself, so that a policy that selects many pods is
-/// sliced as one that allows many peers.
+/// How much a slice carries of each kind. Each kind has the limit for itself, so that a policy that selects
+/// many pods is sliced as one that allows many peers.
 #[derive(Clone, Copy, Default)]
 struct Load {
     entries: usize,
@@ -220,8 +222,8 @@ fn push(spec: &mut PolicyEndpointSpec, item: Item) {
     }
 }
 
-/// The same slices, kept up to date item by item. An item may be contributed more than once (two rules cannot, two peers
-/// of one rule can); it stays until the last contribution is withdrawn.
+/// The same slices, kept up to date item by item. An item may be contributed more than once (two rules
+/// cannot, two peers of one rule can); it stays until the last contribution is withdrawn.
 pub(super) struct SliceSet {
     head: Head,
     limit: usize,

@@ -7,7 +7,8 @@
 //! and no news sends nothing at all.
 //!
 //! A pod on a bridge that has not sent anything yet is asked for by the kernel (ARP, neighbour solicitation); its answer
-//! arrives as a notification, as does the lack of one.
+//! arrives as a notification, as does the lack of one. Two slow timers stand behind the notifications: pods that a bridge
+//! is asked for in vain are asked for again, and everything is listed anew, see the constants.
 
 mod evidence;
 mod netlink;
