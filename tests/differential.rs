@@ -14,7 +14,8 @@ use oracle::{
     Eval, Judge, Oracle, Prober, Question, Rng, apply, random_change, random_cluster, show, shrink,
 };
 use palisade::compile::{self, Compiled, Endpoints, RuleInfo};
-use palisade::model::{Change, Pod, Snapshot};
+use palisade::files;
+use palisade::model::{Change, Namespace, Pod, Snapshot};
 use palisade::resolve::{self, Index};
 
 /// Questions asked of one cluster before the next is drawn.
@@ -263,7 +264,12 @@ fn run_changes(seed: u64, wanted: u64) -> Tally {
                 tally.count(&cluster, &q, given);
                 let expected = expected(&cluster, &q);
                 if given != expected {
+                    let scratch = enforced(&cluster).image;
+                    let alike = compile::eval(&scratch, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)
+                        .map(|decision| decision.allowed)
+                        == given;
                     let mut text = describe(&cluster, &q, "the index", (expected, given));
+                    let _ = writeln!(text, "from scratch, the answer is the same: {alike}");
                     let _ = writeln!(text, "last change, which touched {touched:?}: {change:?}");
                     tally.report(&text);
                 }
@@ -277,4 +283,81 @@ fn run_changes(seed: u64, wanted: u64) -> Tally {
 fn after_any_changes_the_index_answers_as_the_oracle_does() {
     let seed = seed();
     run_changes(seed, verdicts_wanted() / 4).finish(seed, "oracle = index, one change at a time");
+}
+
+/// As a folder of files has it: namespaces exist where something is in them, and rules are numbered as they stand.
+fn as_in_a_folder(mut cluster: Snapshot) -> Snapshot {
+    let lists = cluster
+        .policies
+        .iter_mut()
+        .flat_map(|p| [&mut p.ingress, &mut p.egress]);
+    for list in lists.flatten() {
+        for (index, rule) in (0..).zip(list) {
+            rule.index = index;
+        }
+    }
+    let inhabited: BTreeSet<Arc<str>> = (cluster.pods.iter().map(|p| &p.id))
+        .chain(cluster.policies.iter().map(|p| &p.id))
+        .map(|id| id.namespace.clone())
+        .collect();
+    for name in inhabited {
+        if cluster.namespaces.iter().all(|n| n.name != name) {
+            let labels = [("kubernetes.io/metadata.name".into(), name.clone())];
+            cluster.namespaces.push(Namespace {
+                name,
+                labels: Arc::new(labels.into_iter().collect()),
+            });
+        }
+    }
+    sorted(cluster)
+}
+
+fn sorted(mut cluster: Snapshot) -> Snapshot {
+    cluster.namespaces.sort_by(|a, b| a.name.cmp(&b.name));
+    cluster.pods.sort_by(|a, b| a.id.cmp(&b.id));
+    cluster.policies.sort_by(|a, b| a.id.cmp(&b.id));
+    cluster.services.sort_by(|a, b| a.id.cmp(&b.id));
+    cluster.endpoint_slices.sort_by(|a, b| a.id.cmp(&b.id));
+    cluster
+}
+
+/// Files put kind and name before a UID, since nothing keeps people from writing one twice.
+fn with_own_uids(mut cluster: Snapshot) -> Snapshot {
+    let pods = cluster.pods.iter_mut().map(|p| &mut p.uid);
+    for uid in pods.chain(cluster.policies.iter_mut().map(|p| &mut p.uid)) {
+        *uid = uid.rsplit('/').next().unwrap_or_default().into();
+    }
+    cluster
+}
+
+#[test]
+fn a_cluster_written_as_objects_reads_back_as_it_was() {
+    let seed = seed();
+    let mut rng = Rng::new(seed);
+    for _ in 0..verdicts_wanted() / 1000 {
+        let cluster = as_in_a_folder(random_cluster(&mut rng));
+        let objects: Vec<String> = oracle::objects(&mut rng, &cluster)
+            .iter()
+            .map(|o| serde_json::to_string_pretty(o).expect("JSON"))
+            .collect();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        // JSON is YAML: each object is a document.
+        std::fs::write(folder.path().join("all.yaml"), objects.join("\n---\n")).expect("a writable folder");
+        let loaded = files::load(folder.path()).expect("a readable folder");
+        let read = sorted(with_own_uids(loaded.snapshot));
+        let (found, wanted) = (show(&read), show(&cluster));
+        let only = |a: &str, b: &str| -> Vec<String> {
+            a.lines()
+                .filter(|l| !b.lines().any(|m| m == *l))
+                .map(String::from)
+                .collect()
+        };
+        assert_eq!(
+            (only(&found, &wanted), only(&wanted, &found)),
+            (vec![], vec![]),
+            "PALISADE_SEED={seed}, read and written; problems: {:#?}",
+            loaded.problems
+        );
+        assert_eq!(read, cluster, "PALISADE_SEED={seed}");
+    }
 }
