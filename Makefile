@@ -2,13 +2,17 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
+KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages build test lint semantics differential
+.PHONY: packages kernel-packages build test lint deny kernels semantics differential
+
+packages: INSTALL := $(PACKAGES)
+kernel-packages: INSTALL := $(KERNEL_PACKAGES)
 
 # Silent and without root where all is there already.
-packages:
-	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(PACKAGES) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
-		| sort | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
+packages kernel-packages:
+	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(INSTALL) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
+		| sort | comm -13 - <(printf '%s\n' $(INSTALL) | sort)); \
 	if [ -n "$$missing" ]; then \
 		sudo=$$([ $$(id -u) = 0 ] || echo sudo); \
 		$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; \
@@ -17,13 +21,21 @@ packages:
 build: packages
 	$(CARGO) build --locked --release
 
-lint: packages
+lint: packages deny
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 test: packages lint
 	$(CARGO) test --locked
 
+# The rules on dependencies that need no tool besides cargo; deny.toml has the others, and this one again.
+deny:
+	@$(CARGO) tree --locked -q -i k8s-openapi >/dev/null || \
+		{ echo 'more than one k8s-openapi, or none: types of two versions do not mix (see deny.toml)' >&2; exit 1; }
+
+# Packet tables and attaching, on Debian's kernels in QEMU guests; e2e/kernels/run says what can be chosen.
+kernels: packages kernel-packages
+	CARGO='$(CARGO)' e2e/kernels/run
 # Each line of docs/semantics.md with its tests; fails on one that is due and has none.
 semantics: packages
 	$(CARGO) test --locked --test semantics -- --nocapture every_line

@@ -244,6 +244,31 @@ struct event {
 	__u32 reserved;
 };
 
+/*
+ * note: what no program reads and the agent must find again after a restart: which pod a slot is, which table an l4 node
+ * begins, what a rule is called. Text in chunks; length and sum are of the whole text, in each of its chunks.
+ */
+struct note_key {
+	__u64 key; /* slot, l4 node id, or rule hash */
+	__u32 kind; /* enum note_kind */
+	__u32 chunk;
+};
+
+enum note_kind {
+	NOTE_POD = 1,
+	NOTE_TABLE = 2,
+	NOTE_RULE = 3,
+	NOTE_PROGRAMS = 4, /* key 0: what the pinned programs were built and loaded from */
+};
+
+#define NOTE_TEXT 120
+
+struct note {
+	__u32 length; /* bytes */
+	__u32 sum;
+	__u8 text[NOTE_TEXT];
+};
+
 /* event_budget, per CPU: events that may still be sent within this second, and how many were not. */
 struct event_budget {
 	__u32 second; /* jiffies / HZ */

@@ -143,4 +143,13 @@ struct {
 	__type(value, __u32);
 } rule_index SEC(".maps");
 
+/* Never read by the programs either: see struct note. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct note_key);
+	__type(value, struct note);
+} note SEC(".maps");
+
 #endif

@@ -1,17 +1,343 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
-/* The two programs of a pod's host-side veth. */
-#include "maps.h"
+/*
+ * The two programs of a pod's host-side veth: from_pod on its ingress, to_pod on its egress.
+ *
+ * A packet of a flow that policy has allowed costs one conntrack lookup. Everything else goes to consider().
+ */
+#include "conntrack.h"
+
+static __always_inline __u32 psid_of(__u64 word)
+{
+	return word >> 32;
+}
+
+static __always_inline __u32 stamp_of(__u64 word, __u32 epoch)
+{
+	/* Both only grow: the sum is the same only while neither changed. */
+	return (__u32)word + epoch;
+}
+
+#define ASK(direction) (1 << ((direction) & 1))
+
+/* Asks policy of packet[quoted] in the directions of which; the answer in the others is: denied. */
+__noinline int ask(__u32 quoted)
+{
+	struct scratch *scratch = scratch_of_cpu();
+	const struct packet *p;
+	struct scene *s;
+	__u32 direction;
+
+	if (!scratch)
+		return 0;
+	p = &scratch->packet[quoted & QUOTED];
+	s = &scratch->scene;
+	for (direction = INGRESS; direction <= EGRESS; direction++)
+		s->verdict[direction] =
+			s->which & ASK(direction) ? policy(p, psid_of(s->word[direction]), direction) : 0;
+	return 0;
+}
+
+/* Who began a connection that policy lets begin in the directions of s->verdict. */
+static __always_inline __u8 began(const struct packet *p, const struct scene *s)
+{
+	if (s->verdict[INGRESS] && s->verdict[EGRESS]) /* the one with the higher port asked */
+		return bpf_ntohs(local_port_be(p)) > bpf_ntohs(remote_port_be(p)) ? EGRESS : INGRESS;
+	return s->verdict[EGRESS] ? EGRESS : INGRESS;
+}
+
+static __always_inline int syn_only(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+static __always_inline __u32 exempt_counter(__u8 exempt, __u8 direction)
+{
+	return COUNTER(exempt == CT_NODE ? REASON_NODE : REASON_SELF, direction & 1);
+}
+
+/* The directions in which policy must be asked of a packet that belongs to `ct`, or to no known flow. */
+static __always_inline __u32 questions(const struct packet *p, const struct scene *s, const struct ct *ct)
+{
+	if (!ct) {
+		if (s->exempt)
+			return 0;
+		/* The middle of a connection: either end may have opened it. */
+		if (p->protocol == IPPROTO_TCP && !syn_only(p))
+			return ASK(INGRESS) | ASK(EGRESS);
+		return ASK(p->direction);
+	}
+	if (ct_exempt(ct, p, s->exempt))
+		return 0;
+	/* Else forwarded traffic that happens to have the addresses and ports of what the node sent. */
+	return ct->flags ? ASK(p->direction) : ASK(ct->direction);
+}
+
+/* A packet of a flow that is in conntrack, with a stamp that may be old. Counters index; 0: denied. */
+static __always_inline __u32 known_flow(const struct packet *p, struct scene *s, struct ct *ct)
+{
+	__u8 direction = ct->direction & 1;
+	__u32 counter = ct->counter;
+
+	if (!ct_exempt(ct, p, s->exempt)) {
+		if (ct->flags)
+			return s->verdict[p->direction & 1];
+		counter = s->verdict[direction];
+		if (!counter && s->exempt && direction == p->direction)
+			counter = exempt_counter(s->exempt, direction);
+		if (!counter)
+			return 0;
+	}
+	ct->counter = counter;
+	ct->stamp = stamp_of(s->word[direction], s->epoch);
+	ct_touch(ct, p, s->now);
+	return counter;
+}
+
+/* Judges a packet that has a key in conntrack. */
+static __noinline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+{
+	struct ct *ct = s->own ? ct_lookup(p) : NULL, *place = ct;
+	__u8 direction = p->direction & 1, against = 0;
+	__u32 counter, zero = 0;
+	struct control *c;
+	struct ct new = {};
+
+	/* Forgotten, or of an earlier pod on a reused interface index: the place is free. */
+	if (ct && (ct->slot != s->slot || ct_expired(ct, s->now)))
+		ct = NULL;
+	/*
+	 * A connection request is judged as one, whatever was there. One against the grain of a flow that is still allowed
+	 * does not make the flow its own, or else the peer of a pod could decide by which policy it is judged.
+	 */
+	if (ct && syn_only(p)) {
+		against = ct->direction != direction && ct->state != CT_TCP_CLOSING;
+		if (!against)
+			ct = NULL;
+	}
+	s->which = questions(p, s, ct);
+	if (against && !s->exempt)
+		s->which |= ASK(direction);
+	ask(0);
+	if (ct && !against) {
+		counter = known_flow(p, s, ct);
+		return counter ? pass(p, counter) : deny(p, pod, s->slot, ct->flags ? direction : ct->direction);
+	}
+	against = against && (ct->flags || s->verdict[!direction]);
+
+	new.direction = direction;
+	if (s->exempt) {
+		counter = exempt_counter(s->exempt, direction);
+		new.flags = s->exempt;
+	} else {
+		if (!ct && s->which == (ASK(INGRESS) | ASK(EGRESS)))
+			new.direction = began(p, s);
+		counter = s->verdict[new.direction & 1];
+	}
+	if (!counter)
+		return deny(p, pod, s->slot, direction);
+	if (s->own && !against) {
+		new.seen = s->now;
+		new.stamp = stamp_of(s->word[new.direction & 1], s->epoch);
+		new.counter = counter;
+		new.slot = s->slot;
+		new.state = ct_first_state(p);
+		ct_store(p, place, &new);
+	}
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (c && c->log_allowed)
+		report(s->slot, counter, REASON_NONE, 1);
+	return pass(p, counter);
+}
+
+static __always_inline int same_remote(const struct packet *p, const struct packet *q)
+{
+	return p->family == 4 ? p->key.v4.remote_be == q->key.v4.remote_be :
+				same6(p->key.v6.remote_be, q->key.v6.remote_be);
+}
+
+/* Whether an ICMP error quotes a flow that is allowed, and goes to the one who sent what it quotes. */
+static __noinline int quotes_allowed(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
+{
+	const struct packet *p = &scratch->packet[0];
+	struct packet *q = &scratch->packet[QUOTED];
+	struct scene *s = &scratch->scene;
+	struct ct *ct;
+
+	__builtin_memset(q, 0, sizeof(*q));
+	q->direction = !p->direction;
+	q->ifindex = p->ifindex;
+	q->l4 = p->l4 + 8;
+	parse_ip(skb, p->family == 6, QUOTED);
+	if (q->reason || q->kind != KIND_FLOW || !s->own || !owns_local(q, pod, s->slot))
+		return 0;
+	if (p->direction == EGRESS && !same_remote(p, q))
+		return 0;
+	ct = ct_lookup(q);
+	if (ct && ct->slot == s->slot && !ct_expired(ct, s->now)) {
+		if (ct->flags || ct->stamp == stamp_of(s->word[ct->direction & 1], s->epoch))
+			return 1;
+		s->which = ASK(ct->direction);
+	} else {
+		s->which = ASK(INGRESS) | ASK(EGRESS);
+	}
+	ask(QUOTED);
+	return s->verdict[INGRESS] || s->verdict[EGRESS];
+}
+
+/*
+ * Who sends a packet that comes to the pod: what the node itself sends has no receiving link, and what a pod sends to
+ * itself by way of its Service comes back on the veth that it left by.
+ */
+static __always_inline __u8 exempt_of(struct __sk_buff *skb, __u8 direction)
+{
+	if (direction == EGRESS)
+		return 0;
+	if (!skb->ingress_ifindex)
+		return CT_NODE;
+	return skb->ingress_ifindex == skb->ifindex ? CT_SELF : 0;
+}
+
+static __always_inline int to_itself(const struct packet *p)
+{
+	return p->family == 4 ? p->key.v4.local_be == p->key.v4.remote_be :
+				same6(p->key.v6.local_be, p->key.v6.remote_be);
+}
+
+/* A packet of a known pod. */
+static __noinline int consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
+{
+	struct packet *p = &scratch->packet[0];
+	struct scene *s = &scratch->scene;
+	__u8 direction = p->direction & 1;
+	int open = psid_of(s->word[direction]) == PSID_OPEN || s->exempt == CT_NODE;
+	__u32 counter;
+
+	if (p->kind == KIND_ARP) {
+		if (direction == EGRESS && !arp_is_own(skb, p, pod, s->slot))
+			return drop(p, s->slot, REASON_SPOOFED);
+	} else if (p->family) {
+		s->own = owns_local(p, pod, s->slot);
+		if (direction == EGRESS && !s->own && !may_send_unowned(p))
+			return drop(p, s->slot, REASON_SPOOFED);
+		if (s->own && !s->exempt && to_itself(p))
+			s->exempt = CT_SELF;
+	}
+	if (p->reason) {
+		if (open && !(p->always && s->exempt != CT_NODE))
+			return pass(p, COUNTER(s->exempt == CT_NODE ? REASON_NODE : REASON_OPEN, direction));
+		return drop(p, s->slot, p->reason);
+	}
+	switch (p->kind) {
+	case KIND_FLOW:
+		return flow(p, s, pod);
+	case KIND_NEIGHBOUR:
+		if (direction == EGRESS && !advertises_own(skb, p, pod, s->slot))
+			return drop(p, s->slot, REASON_SPOOFED);
+		return pass(p, COUNTER(REASON_NEIGHBOUR, direction));
+	case KIND_ARP:
+		return pass(p, COUNTER(REASON_NEIGHBOUR, direction));
+	case KIND_ROUTER:
+		/* An advertisement may come to a pod from a real router, if policy lets it; a redirect may not. */
+		if (direction == EGRESS ||
+		    (!open && !(p->protocol == IPPROTO_ICMPV6 && p->icmp_type == ICMP6_ROUTER_ADVERTISEMENT)))
+			return drop(p, s->slot, REASON_ROUTER);
+		break;
+	case KIND_ICMP_ERROR:
+		if (!open && !s->exempt && !quotes_allowed(skb, scratch, pod))
+			return drop(p, s->slot, REASON_UNRELATED);
+		return pass(p, COUNTER(REASON_ICMP_ERROR, direction));
+	default:
+		break;
+	}
+	s->which = s->exempt ? 0 : ASK(direction);
+	ask(0);
+	counter = s->exempt ? exempt_counter(s->exempt, direction) : s->verdict[direction];
+	return counter ? pass(p, counter) : deny(p, pod, s->slot, direction);
+}
+
+/* Sets the scene. */
+static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
+{
+	struct packet *p = &scratch->packet[0];
+	struct scene *s = &scratch->scene;
+	__u32 ifindex = p->ifindex, zero = 0, slot;
+	struct pod_if *interface = bpf_map_lookup_elem(&pod_if, &ifindex);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	struct pod_state *pod;
+
+	s->exempt = exempt_of(skb, p->direction);
+	s->own = 0;
+	if (!interface || !c)
+		goto unknown;
+	slot = interface->slot;
+	pod = bpf_map_lookup_elem(&pod_state, &slot);
+	if (!pod)
+		goto unknown;
+	s->slot = slot;
+	s->epoch = *(volatile __u32 *)&c->epoch;
+	s->word[INGRESS] = *(volatile __u64 *)&pod->direction[INGRESS];
+	s->word[EGRESS] = *(volatile __u64 *)&pod->direction[EGRESS];
+	s->now = now_jiffies();
+	return consider(skb, scratch, pod);
+unknown:
+	if (s->exempt == CT_NODE)
+		return pass(p, COUNTER(REASON_NODE, INGRESS));
+	return drop(p, 0, REASON_UNKNOWN_POD);
+}
+
+/* A packet of a flow whose last verdict still holds. */
+static __always_inline int established(const struct packet *p, struct ct *ct)
+{
+	__u32 slot = ct->slot, zero = 0, now = now_jiffies();
+	struct pod_state *pod = bpf_map_lookup_elem(&pod_state, &slot);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+
+	if (!pod || !c || ct->stamp != stamp_of(pod->direction[ct->direction & 1], c->epoch) || ct_expired(ct, now))
+		return 0;
+	if (ct->flags && p->direction == INGRESS)
+		return 0;
+	ct_touch(ct, p, now);
+	count(ct->counter, p->length);
+	return 1;
+}
+
+static __always_inline int judge(struct __sk_buff *skb, const __u8 direction)
+{
+	struct scratch *slow;
+	struct packet p = {};
+	int plain, verdict;
+
+	plain = quick(skb, &p, direction);
+	if (plain && !syn_only(&p)) {
+		struct ct *ct = ct_lookup(&p);
+
+		if (ct && established(&p, ct))
+			return VERDICT_PASS;
+	}
+	slow = scratch_of_cpu();
+	if (!slow)
+		return VERDICT_DROP;
+	if (plain)
+		slow->packet[0] = p;
+	else
+		parse(skb, &slow->packet[0], direction);
+	verdict = begin(skb, slow);
+	if (verdict == VERDICT_PASS && slow->packet[0].fragment == FRAGMENT_FIRST && slow->packet[0].family &&
+	    !slow->packet[0].reason)
+		frag_store(&slow->packet[0]);
+	return verdict;
+}
 
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	return 2;
+	return judge(skb, EGRESS);
 }
 
 SEC("tc")
 int to_pod(struct __sk_buff *skb)
 {
-	return 2;
+	return judge(skb, INGRESS);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,3 +1,78 @@
-//! The `palisade` command.
+//! The `palisade` command: reads the command line, starts logging, runs, and turns the end into an exit code.
 
-fn main() {}
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use palisade::args::{Command, LogFormat};
+use palisade::cli::{self, Outcome};
+use tracing_subscriber::EnvFilter;
+
+/// `check` found problems; `run` or `clean` failed.
+const FAILED: u8 = 1;
+/// Wrong usage, or an input that cannot be read.
+const UNUSABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = match Command::read(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help goes to standard output, errors to standard error; where neither can be written, the code is left.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE));
+        }
+    };
+    let is_answer = match command {
+        Command::Run(_) | Command::Clean(_) => false,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
+    };
+    match log(&command).and_then(|()| perform(command)) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::ProblemsFound) => ExitCode::from(FAILED),
+        // The reader has seen enough: `palisade matrix | head`.
+        Err(error) if is_answer && is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where the last word cannot be written, the code is left.
+            let _ = writeln!(io::stderr(), "palisade: {}", cli::escape(&format!("{error:#}")));
+            ExitCode::from(if is_answer { UNUSABLE } else { FAILED })
+        }
+    }
+}
+
+fn perform(command: Command) -> Result<Outcome> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let outcome = match command {
+        Command::Check(question) => cli::check(&question, &mut out)?,
+        Command::Explain(question) => cli::explain(&question, &mut out)?,
+        Command::Matrix(question) => cli::matrix(&question, &mut out)?,
+        Command::Run(_) | Command::Clean(_) => bail!("this build answers questions only: it has no datapath"),
+    };
+    out.flush()?;
+    Ok(outcome)
+}
+
+fn log(command: &Command) -> Result<()> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("PALISADE_LOG")
+        .from_env()
+        .context("PALISADE_LOG is no log filter; write one like info or palisade=debug")?;
+    let json = matches!(command, Command::Run(run) if run.log_format == LogFormat::Json);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    if json {
+        lines.json().init();
+    } else {
+        lines.with_ansi(io::stderr().is_terminal()).init();
+    }
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}

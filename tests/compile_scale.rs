@@ -1,6 +1,7 @@
 //! Ten thousand peers and more on a node of a hundred pods: how many writes a change takes. Times are printed, not judged
 //! (`--nocapture`): they are those of the machine and the build.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -189,4 +190,92 @@ fn s29_ten_thousand_peers_one_more_is_one_write() {
 #[test]
 fn s29_fifty_thousand_peers_one_more_is_one_write() {
     change(50_000);
+}
+
+#[test]
+fn s29_ten_thousand_rules_are_all_there() {
+    let (mut endpoints, pods) = node(200);
+    let rules = |count: usize| -> Vec<Entry> {
+        (0..count)
+            .map(|rule| {
+                entry(
+                    Cidr::single(peer(rule)),
+                    u32::try_from(rule).unwrap(),
+                    tcp(1 + rule as u16),
+                )
+            })
+            .collect()
+    };
+    let slices = |entries: Vec<Entry>| {
+        entries
+            .chunks(SLICE)
+            .map(|e| object("rules", "web", e.to_vec()))
+            .collect()
+    };
+    endpoints.insert("rules".into(), slices(rules(10_000)));
+    let image = timed("compile 10000 rules", || compiled(&endpoints, &pods)).image;
+    for rule in [0, 1, 4_999, 9_999] {
+        let allowed = |port| {
+            eval(&image, "uid-0", Direction::Ingress, peer(rule), 6, port)
+                .unwrap()
+                .allowed
+        };
+        let port = 1 + rule as u16;
+        assert!(allowed(port) && !allowed(port + 1), "rule {rule}");
+    }
+    endpoints.insert("rules".into(), slices(rules(9_999)));
+    let fewer = timed("compile one rule less", || compiled(&endpoints, &pods)).image;
+    let ops = timed("diff", || diff(&image, &fewer));
+    let count = |test: fn(&Op) -> bool| ops.iter().filter(|op| test(op)).count();
+    assert_eq!(count(|op| matches!(op, Op::SetPod(..))), 50);
+    assert_eq!(count(|op| matches!(op, Op::RemoveAddress(..))), 1);
+    assert_eq!(count(|op| matches!(op, Op::SetAddress(..))), 0);
+}
+
+#[test]
+fn s29_a_hundred_pods_with_a_policy_each_and_a_thousand_classes_of_peers() {
+    let (mut endpoints, mut pods) = node(0);
+    for (index, pod) in pods.iter_mut().enumerate() {
+        let app = format!("app-{index}");
+        pod.labels = Arc::new([("app".into(), app.as_str().into())].into());
+        // Each policy allows every tenth peer, or so: peers differ in who lets them in.
+        let peers = (0..1_000).filter(|peer| ((peer + 1) * (index + 1) * 7_919) % 1_009 < 100);
+        let entries = peers.map(|p| entry(Cidr::single(peer(p)), 0, tcp(80))).collect();
+        endpoints.insert(app.as_str().into(), vec![object(&app, &app, entries)]);
+    }
+    let image = timed("compile 100 rule sets, 1000 classes", || {
+        compiled(&endpoints, &pods)
+    })
+    .image;
+    let meet: BTreeSet<_> = endpoints
+        .iter()
+        .filter(|(name, _)| name.starts_with("app"))
+        .flat_map(|(name, objects)| {
+            objects[0]
+                .spec
+                .ingress
+                .iter()
+                .map(move |e| (name, e.cidr.net().addr()))
+        })
+        .map(|(name, peer)| (name, image.class_of(peer)))
+        .collect();
+    assert_eq!(
+        image.rows.len(),
+        meet.len(),
+        "a row for each pair that meets, and no other"
+    );
+    let mut more = endpoints.clone();
+    more.insert(
+        "other".into(),
+        vec![object(
+            "other",
+            "app-7",
+            vec![entry(Cidr::single(peer(5)), 0, tcp(81))],
+        )],
+    );
+    let grown = timed("compile with one policy more", || compiled(&more, &pods)).image;
+    let ops = timed("diff", || diff(&image, &grown));
+    let count = |test: fn(&Op) -> bool| ops.iter().filter(|op| test(op)).count();
+    assert_eq!(count(|op| matches!(op, Op::SetPod(..))), 1);
+    assert_eq!(count(|op| matches!(op, Op::SetAddress(..))), 1);
 }

@@ -267,6 +267,16 @@ fn s11_a_selector_that_cannot_be_read_isolates_the_namespace_and_allows_nothing(
 }
 
 #[test]
+fn s11_an_object_of_another_namespaces_policy_allows_nothing_and_is_reported() {
+    let mut node = web_ingress(json!([{"cidr": "0.0.0.0/0"}]));
+    let mut foreign = PolicyEndpoint::clone(&node.endpoints["policy"][0]);
+    foreign.spec.policy_ref.namespace = "bank".into();
+    node.endpoints.insert("policy".into(), vec![Arc::new(foreign)]);
+    assert!(!web_allows(&node, "8.8.8.8", TCP, 80));
+    assert_eq!(node.compiled().problems[0].field, "spec.policyRef.namespace");
+}
+
+#[test]
 fn s12_a_policy_recreated_under_its_name_gives_the_same_verdicts() {
     let node = web_ingress(json!([{"cidr": "10.1.0.2", "ports": [{"port": 80}], "rule": 0}]));
     let objects = node.endpoints["policy"].clone();

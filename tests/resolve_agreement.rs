@@ -1,7 +1,7 @@
 //! The index and the definition agree after any sequence of changes.
 //!
-//! Few names, labels, addresses and ports, so that everything collides: reused addresses and names, late deletes of
-//! predecessors, Services of pods that come and go.
+//! Few names, labels, addresses and ports, so that everything collides: reused addresses and names, late
+//! deletes of predecessors, Services of pods that come and go.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -180,7 +180,8 @@ proptest! {
             if before.len() == after.len() {
                 prop_assert!(changed <= 1, "{changed} slices rewritten");
             } else {
-                // The slice that splits, or the one that comes of a join, and what it splits into or comes of.
+                // The slice that splits, or the one that comes of a join, and what it splits into or comes
+                // of.
                 prop_assert_eq!(changed, before.len().abs_diff(after.len()) + 2);
             }
             before = after;

@@ -1,8 +1,56 @@
-//! The kernel side: skeleton, typed maps, pins, attachment and the event ring. The only `unsafe` of the crate.
+//! The kernel side: from an [`Image`](crate::compile::Image)'s difference to what the maps hold, and back after a restart.
+//! The only `unsafe` of the crate.
+//!
+//! In: operations on the image, interfaces to attach to. Out: the image that the pinned maps hold, counters, events.
+//! [`Kernel`] is the one writer of everything under its pin path; the kernel goes on enforcing when it is dropped.
+
+mod adopt;
+mod apply;
+mod attach;
+mod capability;
+mod clean;
+mod config;
+mod counters;
+mod ids;
+mod kernel;
+mod keys;
+mod l4;
+mod load;
+mod mirror;
+mod mmap;
+mod notes;
+mod open_map;
+mod pins;
+mod plain;
+mod ring;
+mod stage;
+mod steps;
+mod sys;
+mod tables;
+mod test_run;
+
+pub use apply::{Applied, ApplyError};
+pub use attach::Attachment;
+pub use clean::{Cleaned, clean};
+pub use config::{AttachKind, Config, Map, MapSizes};
+pub use counters::{Count, Counters, MapFill, Reason};
+pub use kernel::{Kernel, Opened, Swept};
+pub use ring::{Event, EventReader};
+pub use steps::Written;
+pub use test_run::{Frame, Ran};
 
 #[allow(clippy::all, dead_code, unsafe_op_in_unsafe_fn, missing_debug_implementations)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/palisade.skel.rs"));
 }
 
-pub use skel::*;
+/// The constants of `bpf/abi.h`.
+#[allow(dead_code)]
+mod abi {
+    include!(concat!(env!("OUT_DIR"), "/abi.rs"));
+}
+
+/// The structs of `bpf/abi.h`, as the object's BTF gives them.
+mod types {
+    pub use super::skel::types::*;
+}

@@ -1,1 +1,15 @@
 //! What is seen from outside: /metrics, /healthz, /readyz.
+//!
+//! In: numbers that the agent counts ([`Metrics`]), a reader of the kernel's counters ([`Counters`]), and what is not ready
+//! yet ([`Readiness`]). Out: an HTTP server ([`build`]). A scrape only reads: it takes no lock under which anything is
+//! computed or written, so no policy change waits for it.
+
+mod counters;
+mod metrics;
+mod ready;
+mod server;
+
+pub use counters::{CounterSample, Counters, MapFill, OVERFLOW, Outcome, POLICY_SERIES};
+pub use metrics::Metrics;
+pub use ready::{Readiness, Unready};
+pub use server::{Config, Server, build};

@@ -14,9 +14,9 @@ use crate::model::{
     Rule, Service, ServicePort, Snapshot,
 };
 
-/// What all policies come to, in slices of at most [`super::SLICE_ENTRIES`] entries. A snapshot holds at most one object
-/// of a kind and name, and no two policies of one UID. Takes time in policies × (pods + Services): whoever has many, or has changes, wants
-/// the [`Index`](super::Index).
+/// What all policies come to, in slices of at most [`super::SLICE_ENTRIES`] entries. A snapshot holds at
+/// most one object of a kind and name, and no two policies of one UID. Takes time in policies × (pods +
+/// Services): whoever has many, or has changes, wants the [`Index`](super::Index).
 pub fn resolve(snapshot: &Snapshot) -> Resolution {
     resolve_sliced(snapshot, super::SLICE_ENTRIES)
 }

@@ -1,7 +1,8 @@
-//! Interned selectors: each distinct (namespaces, pod selector) keeps its member set, shared by every rule that uses it.
+//! Interned selectors: each distinct (namespaces, pod selector) keeps its member set, shared by every rule
+//! that uses it.
 //!
-//! A scope is a distinct way to choose namespaces; a group is a pod selector within a scope. A pod's groups are found
-//! by way of the few scopes that its namespace is in, and there by the pod's labels.
+//! A scope is a distinct way to choose namespaces; a group is a pod selector within a scope. A pod's groups
+//! are found by way of the few scopes that its namespace is in, and there by the pod's labels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -54,8 +55,8 @@ impl Groups {
         &self.groups[group]
     }
 
-    /// The group, and whether it is new: then its scope's members (see [`Self::scope_members`]) are to be admitted.
-    /// `known` are all namespaces that there are, with their labels if they have an object.
+    /// The group, and whether it is new: then its scope's members (see [`Self::scope_members`]) are to be
+    /// admitted. `known` are all namespaces that there are, with their labels if they have an object.
     pub fn intern<'a>(
         &mut self,
         which: Namespaces,
@@ -122,8 +123,8 @@ impl Groups {
         self.groups[group].users.insert(policy);
     }
 
-    /// What went with the last user: the group's members, which are to forget it; and its scope, where this was the
-    /// last group of it, with the namespaces that are to forget that.
+    /// What went with the last user: the group's members, which are to forget it; and its scope, where this
+    /// was the last group of it, with the namespaces that are to forget that.
     pub fn remove_user(&mut self, group: GroupKey, policy: PolicyKey) -> Option<Removed> {
         let users = &mut self.groups[group].users;
         users.remove(&policy);
@@ -150,7 +151,8 @@ impl Groups {
         })
     }
 
-    /// The scopes that a namespace is in, sorted; labels `None`: it has no object, so only its own name finds it.
+    /// The scopes that a namespace is in, sorted; labels `None`: it has no object, so only its own name
+    /// finds it.
     pub fn scopes_of(&self, namespace: &Arc<str>, labels: Option<&Labels>) -> Vec<ScopeKey> {
         let own = self.scope_keys.get(&Namespaces::One(namespace.clone()));
         let matching = labels

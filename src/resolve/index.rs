@@ -1,8 +1,8 @@
 //! The incremental form of [`resolve`](super::resolve): one change at a time, and only what it touches.
 //!
-//! A policy is worked out when it is first asked for, and from then on kept up to date item by item: before and after
-//! a change, the index asks each policy that has to do with the changed pods what it holds for them, and carries the
-//! difference into the policy's slices.
+//! A policy is worked out when it is first asked for, and from then on kept up to date item by item: before
+//! and after a change, the index asks each policy that has to do with the changed pods what it holds for
+//! them, and carries the difference into the policy's slices.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -12,12 +12,13 @@ use slab::Slab;
 
 use super::Resolution;
 use super::groups::{GroupKey, Namespaces, PodKey, PolicyKey};
-use super::inventory::{Inventory, PodState};
-use super::rules::{Prepared, Share, self_service, subject_items};
-use super::services::Services;
-use super::slices::{Head, Item, SliceSet};
-use crate::api::{PolicyEndpoint, Port};
-use crate::model::{Change, Cidr, Direction, ObjectId, Pod, Policy, Problem, Protocol};
+use super::inventory::Inventory;
+use super::policy::PolicyState;
+use super::rules::{Prepared, Share};
+use super::services::{FrontEnd, Services};
+use super::slices::{Item, SliceSet};
+use crate::api::PolicyEndpoint;
+use crate::model::{Change, Direction, ObjectId, Pod, Policy, Problem, Protocol};
 
 /// All objects, and what their policies come to. Of two objects of one kind and name, the later one counts.
 pub struct Index {
@@ -31,22 +32,6 @@ pub struct Index {
     by_name: HashMap<(Protocol, Arc<str>), BTreeSet<PolicyKey>>,
     /// Policies that let out to blocks, or anywhere, but not to all: backends of any address concern them.
     by_block: BTreeSet<PolicyKey>,
-}
-
-struct PolicyState {
-    policy: Policy,
-    subject: GroupKey,
-    rules: Vec<Prepared>,
-    built: Option<Built>,
-}
-
-/// What the policy comes to, as of the last change.
-struct Built {
-    slices: SliceSet,
-    /// Of each of `rules`.
-    ports: Vec<Option<Arc<[Port]>>>,
-    /// Those that are not empty.
-    shares: BTreeMap<ObjectId, Share>,
 }
 
 /// What policies hold for some pods at one moment.
@@ -82,8 +67,8 @@ impl Index {
         }
     }
 
-    /// The UIDs of the policies whose endpoints may differ from now on, those of policies that are gone among them.
-    /// Policies last is the fastest order for a first load.
+    /// The UIDs of the policies whose endpoints may differ from now on, those of policies that are gone
+    /// among them. Policies last is the fastest order for a first load.
     pub fn apply(&mut self, change: Change) -> BTreeSet<Arc<str>> {
         match change {
             Change::Namespace(namespace) => self.put_namespace(&namespace.name, Some(namespace.labels)),
@@ -127,12 +112,14 @@ impl Index {
         }
     }
 
-    /// The slices of the policy, in order; `None`: there is no such policy (any more). A slice that did not change is
-    /// the same `Arc` as before.
+    /// The slices of the policy, in order; `None`: there is no such policy (any more). A slice that did not
+    /// change is the same `Arc` as before.
     pub fn endpoints(&mut self, uid: &str) -> Option<Vec<Arc<PolicyEndpoint>>> {
         let key = *self.by_uid.get(uid)?;
         if self.policies[key].built.is_none() {
-            self.policies[key].built = Some(self.build(key));
+            let state = &self.policies[key];
+            let built = state.build(&self.inventory, &self.services, self.slice_entries);
+            self.policies[key].built = Some(built);
         }
         let built = self.policies[key].built.as_ref()?;
         Some(built.slices.objects())
@@ -154,7 +141,7 @@ impl Index {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.inventory.problems(&mut problems);
-        for (key, state) in &self.policies {
+        for (_, state) in &self.policies {
             for rule in &state.rules {
                 rule.unresolved(&state.policy, state.subject, &self.inventory, &mut problems);
             }
@@ -163,8 +150,9 @@ impl Index {
                     problems.extend(built.shares.values().flat_map(|s| s.problems.iter().cloned()));
                 }
                 None => {
-                    for service in self.services_of(key) {
-                        problems.append(&mut self.share(key, &service).problems);
+                    for service in state.services(&self.inventory, &self.services) {
+                        let front_ends = self.services.front_ends(&service);
+                        problems.append(&mut state.share(&front_ends, &self.inventory).problems);
                     }
                 }
             }
@@ -230,11 +218,12 @@ impl Index {
         let policies: BTreeSet<PolicyKey> = before.items.keys().chain(after.items.keys()).copied().collect();
         let addresses = before.addresses.union(&after.addresses);
         let services: BTreeSet<ObjectId> = addresses.flat_map(|a| self.services.at(*a)).cloned().collect();
+        let front_ends = self.front_ends(services);
         let mut touched = BTreeSet::new();
         for key in policies {
             let before = before.items.remove(&key).unwrap_or_default();
             let after = after.items.remove(&key).unwrap_or_default();
-            if self.update(key, before, after, &services) {
+            if self.update(key, before, after, &front_ends) {
                 touched.insert(self.policies[key].policy.uid.clone());
             }
         }
@@ -266,13 +255,14 @@ impl Index {
         key: PolicyKey,
         mut before: Vec<Item>,
         mut after: Vec<Item>,
-        services: &BTreeSet<ObjectId>,
+        services: &[(ObjectId, Vec<FrontEnd>)],
     ) -> bool {
         let state = &mut self.policies[key];
         let Some(built) = &mut state.built else {
             return true;
         };
-        // An ingress rule's names are resolved on the selected pods: one of those may have changed all its entries.
+        // An ingress rule's names are resolved on the selected pods: one of those may have changed all its
+        // entries.
         let by_name = |rule: &Prepared| rule.direction == Direction::Ingress && !rule.names.is_empty();
         let stale = (state.rules.iter().zip(&built.ports))
             .any(|(rule, ports)| by_name(rule) && rule.ports(state.subject, &self.inventory) != *ports);
@@ -283,15 +273,23 @@ impl Index {
         before.sort_unstable();
         after.sort_unstable();
         let mut changed = carry(&mut built.slices, &before, after);
-        for service in services {
-            changed |= self.update_share(key, service);
+        for (service, front_ends) in services {
+            changed |= self.update_share(key, service, front_ends);
         }
         changed
     }
 
+    fn front_ends(&self, services: BTreeSet<ObjectId>) -> Vec<(ObjectId, Vec<FrontEnd>)> {
+        let with_front_ends = |id| {
+            let front_ends = self.services.front_ends(&id);
+            (id, front_ends)
+        };
+        services.into_iter().map(with_front_ends).collect()
+    }
+
     /// Whether the policy's items changed.
-    fn update_share(&mut self, key: PolicyKey, service: &ObjectId) -> bool {
-        let share = self.share(key, service);
+    fn update_share(&mut self, key: PolicyKey, service: &ObjectId, front_ends: &[FrontEnd]) -> bool {
+        let share = self.policies[key].share(front_ends, &self.inventory);
         let Some(built) = &mut self.policies[key].built else {
             return true;
         };
@@ -323,10 +321,12 @@ impl Index {
                 policies.extend(&self.inventory.groups.get(*group).users);
             }
         }
+        let services = self.front_ends(concerned);
         let mut touched = BTreeSet::new();
         for key in policies {
-            for service in &concerned {
-                if self.policies[key].policy.egress.is_some() && self.update_share(key, service) {
+            for (service, front_ends) in &services {
+                let isolates = self.policies[key].policy.egress.is_some();
+                if isolates && self.update_share(key, service, front_ends) {
                     touched.insert(self.policies[key].policy.uid.clone());
                 }
             }
@@ -400,139 +400,6 @@ impl Index {
             self.by_uid.remove(&state.policy.uid);
         }
         state.policy.uid
-    }
-
-    fn build(&self, key: PolicyKey) -> Built {
-        let state = &self.policies[key];
-        let none: Arc<[Cidr]> = Arc::default();
-        let mut items = Vec::new();
-        for pod in self.inventory.members(state.subject) {
-            subject_items(pod, &mut items);
-        }
-        let ports: Vec<Option<Arc<[Port]>>> = (state.rules.iter())
-            .map(|rule| rule.ports(state.subject, &self.inventory))
-            .collect();
-        for (rule, ports) in state.rules.iter().zip(&ports) {
-            rule.block_items(ports.as_ref(), &mut items);
-            if let [group] = rule.groups[..] {
-                items.reserve(self.inventory.groups.get(group).members.len());
-                for pod in self.inventory.members(group) {
-                    rule.selected_items(ports.as_ref(), pod, &none, &mut items);
-                }
-            } else {
-                let groups = rule
-                    .groups
-                    .iter()
-                    .map(|group| &self.inventory.groups.get(*group).members);
-                let pods: BTreeSet<PodKey> = groups.flatten().copied().collect();
-                for pod in pods {
-                    rule.selected_items(ports.as_ref(), self.inventory.pod(pod), &none, &mut items);
-                }
-            }
-            if rule.reaches_blocks() {
-                let named = (rule.names.iter()).flat_map(|(p, name)| self.inventory.with_name(*p, name));
-                for pod in named.collect::<BTreeSet<PodKey>>() {
-                    let pod = self.inventory.pod(pod);
-                    if !rule.selects(pod) {
-                        rule.covered_items(pod, &none, &mut items);
-                    }
-                }
-            }
-        }
-        let mut shares = BTreeMap::new();
-        for service in self.services_of(key) {
-            let share = self.share(key, &service);
-            items.extend(share.items.iter().cloned());
-            if share != Share::default() {
-                shares.insert(service, share);
-            }
-        }
-        Built {
-            slices: SliceSet::build(Head::new(&state.policy), self.slice_entries, items),
-            ports,
-            shares,
-        }
-    }
-
-    fn share(&self, key: PolicyKey, service: &ObjectId) -> Share {
-        let PolicyState {
-            policy,
-            rules,
-            subject,
-            ..
-        } = &self.policies[key];
-        let mut share = Share::default();
-        if policy.egress.is_none() {
-            return share;
-        }
-        for front in self.services.front_ends(service) {
-            for rule in rules.iter().filter(|rule| rule.direction == Direction::Egress) {
-                rule.service_items(policy, &front, &self.inventory, &mut share);
-            }
-            share
-                .items
-                .extend(self_service(&front, *subject, &self.inventory));
-        }
-        share.items.sort_unstable();
-        share.items.dedup();
-        share.problems.sort_unstable();
-        share.problems.dedup();
-        share
-    }
-
-    /// Every Service that the policy can have a share for.
-    fn services_of(&self, key: PolicyKey) -> BTreeSet<ObjectId> {
-        let state = &self.policies[key];
-        let mut services = BTreeSet::new();
-        if state.policy.egress.is_none() || self.services.is_empty() {
-            return services;
-        }
-        let rules = || {
-            state
-                .rules
-                .iter()
-                .filter(|rule| rule.direction == Direction::Egress)
-        };
-        for rule in rules().filter(|rule| rule.reaches_blocks()) {
-            services.extend(
-                rule.blocks
-                    .iter()
-                    .flat_map(|(cidr, _)| self.services.within(*cidr))
-                    .cloned(),
-            );
-        }
-        let groups = rules().flat_map(|rule| rule.groups.iter().copied());
-        for group in groups.chain([state.subject]).collect::<BTreeSet<GroupKey>>() {
-            if self.inventory.groups.get(group).members.len() < self.services.backend_count() {
-                let addresses = self.inventory.members(group).flat_map(|pod| &pod.owned);
-                services.extend(addresses.flat_map(|a| self.services.at(*a)).cloned());
-            } else {
-                let is_member = |address| self.inventory.owner(address).is_some_and(|pod| pod.is_in(group));
-                let backends = self
-                    .services
-                    .backends()
-                    .filter(|(address, _)| is_member(*address));
-                services.extend(backends.flat_map(|(_, services)| services).cloned());
-            }
-        }
-        services
-    }
-}
-
-impl PolicyState {
-    /// What it holds for `pod` in any role, while it is built.
-    fn items_for(&self, pod: &PodState, none: &Arc<[Cidr]>, out: &mut Vec<Item>) {
-        let Some(built) = &self.built else { return };
-        if pod.is_in(self.subject) {
-            subject_items(pod, out);
-        }
-        for (rule, ports) in self.rules.iter().zip(&built.ports) {
-            if rule.selects(pod) {
-                rule.selected_items(ports.as_ref(), pod, none, out);
-            } else {
-                rule.covered_items(pod, none, out);
-            }
-        }
     }
 }
 

@@ -188,7 +188,8 @@ impl Inventory {
         self.pods[key].groups = now;
     }
 
-    /// The group of pods that `selector` selects in `namespaces`, for `policy` to use until [`Self::leave_group`].
+    /// The group of pods that `selector` selects in `namespaces`, for `policy` to use until
+    /// [`Self::leave_group`].
     pub fn use_group(&mut self, namespaces: Namespaces, selector: &Selector, policy: PolicyKey) -> GroupKey {
         let known = self.namespaces.iter().map(|(n, s)| (n, s.labels.as_deref()));
         let (group, new) = self.groups.intern(namespaces, selector, known);

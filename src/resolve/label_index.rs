@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::model::{Labels, Operator, Selector};
 
-/// Numbers of selectors, each filed under one label that it cannot do without. What the index yields is to be asked
-/// still; what it does not yield does not match.
+/// Numbers of selectors, each filed under one label that it cannot do without. What the index yields is to
+/// be asked still; what it does not yield does not match.
 #[derive(Default)]
 pub(super) struct LabelIndex {
     by_value: HashMap<Arc<str>, HashMap<Arc<str>, Vec<usize>>>,

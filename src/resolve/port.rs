@@ -24,7 +24,8 @@ pub(super) fn numbered(port: &PortMatch) -> Option<Port> {
     }
 }
 
-/// Whether a numbered port allows `number`; `None` asks for every port of the protocol. Never true for a named one.
+/// Whether a numbered port allows `number`; `None` asks for every port of the protocol. Never true for a
+/// named one.
 pub(super) fn allows(port: &PortMatch, protocol: Protocol, number: Option<u16>) -> bool {
     match *port {
         PortMatch::Every(p) => p == protocol,

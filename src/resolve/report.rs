@@ -18,8 +18,8 @@ pub(super) fn address_claimed_twice(pod: &ObjectId, address: IpAddr, owner: &Obj
     }
 }
 
-/// Which of two live pods an address stands for: the greater key. Nothing but the objects decides, so that every order
-/// of arrival gives the same owner.
+/// Which of two live pods an address stands for: the greater key. Nothing but the objects decides, so that
+/// every order of arrival gives the same owner.
 pub(super) fn seniority(pod: &Pod) -> (Option<i64>, &Arc<str>, &ObjectId) {
     (pod.created, &pod.uid, &pod.id)
 }
@@ -34,7 +34,7 @@ pub(super) fn namespace_unknown(namespace: &str) -> Problem {
     }
 }
 
-/// `rule` and `port` are positions in the policy's lists.
+/// `rule` is the position in the policy's list.
 pub(super) fn named_port_unresolved(
     policy: &Policy,
     direction: Direction,

@@ -1,5 +1,5 @@
-//! A policy made ready for the index: peers as groups and blocks, ports with their numbers apart from their names; and
-//! what it allows one pod, or through one Service.
+//! A policy made ready for the index: peers as groups and blocks, ports with their numbers apart from their
+//! names; and what it allows one pod, or through one Service.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -82,7 +82,8 @@ impl Prepared {
         }
     }
 
-    /// Whether pods and backends concern it by their addresses alone. A rule that allows everything has no use for them.
+    /// Whether pods and backends concern it by their addresses alone. A rule that allows everything has no
+    /// use for them.
     pub fn reaches_blocks(&self) -> bool {
         let all = Cidr::everything();
         let allows_all = self.any_port
@@ -101,8 +102,8 @@ impl Prepared {
             .any(|(cidr, except)| cidr.contains(address) && !except.iter().any(|e| e.contains(address)))
     }
 
-    /// The ports that the rule's entries carry, as far as they are the same for all of them: an ingress rule's names are
-    /// resolved on the pods of `subject`. `None`: no port is left.
+    /// The ports that the rule's entries carry, as far as they are the same for all of them: an ingress
+    /// rule's names are resolved on the pods of `subject`. `None`: no port is left.
     pub fn ports(&self, subject: GroupKey, inventory: &Inventory) -> Option<Arc<[Port]>> {
         if self.any_port {
             return Some(Arc::default());
@@ -268,13 +269,7 @@ impl Prepared {
     }
 
     /// What an egress rule adds for one ClusterIP and port.
-    pub fn service_items(
-        &self,
-        policy: &Policy,
-        front: &FrontEnd<'_>,
-        inventory: &Inventory,
-        share: &mut Share,
-    ) {
+    pub fn service_items(&self, policy: &Policy, front: &FrontEnd, inventory: &Inventory, share: &mut Share) {
         let FrontEnd {
             service,
             port,
@@ -300,7 +295,7 @@ impl Prepared {
             share.problems.push(report::mixed_backends(
                 policy,
                 self.index,
-                &service.id,
+                service,
                 port,
                 *cluster_ip,
                 allowed,
@@ -330,16 +325,14 @@ pub(super) fn subject_items(pod: &PodState, out: &mut Vec<Item>) {
 }
 
 /// The Service port, where a pod of `subject` is its only ready backend.
-pub(super) fn self_service(front: &FrontEnd<'_>, subject: GroupKey, inventory: &Inventory) -> Option<Item> {
+pub(super) fn self_service(front: &FrontEnd, subject: GroupKey, inventory: &Inventory) -> Option<Item> {
     let (pod_ip, _) = *front.backends.first()?;
     let alone = front.backends.iter().all(|(address, _)| *address == pod_ip);
     let selected = alone && inventory.owner(pod_ip).is_some_and(|pod| pod.is_in(subject));
-    selected.then(|| {
-        Item::SelfService(SelfService {
-            pod_ip,
-            cluster_ip: front.cluster_ip,
-            protocol: front.port.protocol,
-            port: front.port.port,
-        })
-    })
+    selected.then_some(Item::SelfService(SelfService {
+        pod_ip,
+        cluster_ip: front.cluster_ip,
+        protocol: front.port.protocol,
+        port: front.port.port,
+    }))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use crate::model::{Cidr, EndpointSlice, ObjectId, Protocol, Service};
+use crate::model::{Cidr, EndpointSlice, ObjectId, Protocol, Service, ServicePort};
 
 #[derive(Default)]
 pub(super) struct Services {
@@ -20,11 +20,11 @@ struct ServiceState {
     slices: BTreeMap<ObjectId, EndpointSlice>,
 }
 
-/// One Service port at one ClusterIP, with the addresses and ports of its ready backends in that family. A port of `None`
-/// stands for every port.
-pub(super) struct FrontEnd<'a> {
-    pub service: &'a Service,
-    pub port: &'a crate::model::ServicePort,
+/// One Service port at one ClusterIP, with the addresses and ports of its ready backends in that family. A
+/// port of `None` stands for every port.
+pub(super) struct FrontEnd {
+    pub service: ObjectId,
+    pub port: ServicePort,
     pub cluster_ip: IpAddr,
     pub backends: BTreeSet<(IpAddr, Option<u16>)>,
 }
@@ -121,7 +121,7 @@ impl Services {
     }
 
     /// Those with ready backends.
-    pub fn front_ends(&self, id: &ObjectId) -> Vec<FrontEnd<'_>> {
+    pub fn front_ends(&self, id: &ObjectId) -> Vec<FrontEnd> {
         let mut front_ends = Vec::new();
         let Some(state) = self.services.get(id) else {
             return front_ends;
@@ -137,8 +137,8 @@ impl Services {
                 let backends: BTreeSet<_> = targets.iter().filter(of_family).copied().collect();
                 if !backends.is_empty() {
                     front_ends.push(FrontEnd {
-                        service,
-                        port,
+                        service: id.clone(),
+                        port: port.clone(),
                         cluster_ip: *cluster_ip,
                         backends,
                     });

@@ -1,21 +1,20 @@
-//! A policy's items → its slices: PolicyEndpoints of bounded size, such that one item more or less rewrites one of them.
+//! A policy's items → its slices: PolicyEndpoints of bounded size, such that one item more or less rewrites
+//! one of them.
 //!
-//! The slices of a policy are the leaves of a binary trie over the items' content hashes: a node that holds too much
-//! has two children, by the next bit of the hash. Where an item lands, and which nodes are leaves, depends on the set
-//! of items alone, never on how it came about. So equal policies give equal objects, and an item that comes or goes
-//! touches one leaf, which now and then splits or joins its sibling.
+//! The slices of a policy are the leaves of a binary trie over the items' content hashes: a node that holds
+//! too much has two children, by the next bit of the hash. Where an item lands, and which nodes are leaves,
+//! depends on the set of items alone, never on how it came about. So equal policies give equal objects, and
+//! an item that comes or goes touches one leaf, which now and then splits or joins its sibling.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, LabelSelectorRequirement, ObjectMeta, OwnerReference,
 };
 
-use crate::api::{
-    Entry, PodEndpoint, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, Port, SelfService, Slice,
-};
+use super::content_hash::ContentHash;
+use crate::api::{Entry, PodEndpoint, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, SelfService, Slice};
 use crate::model::{Cidr, Direction, Operator, Policy, Selector};
 
 /// Slices beyond this depth are not split, so that `count` fits its field. Only equal hashes could get there.
@@ -108,7 +107,8 @@ fn name_stem(policy: &str, uid: &str) -> String {
     format!("{name}-{:016x}", hash.finish())
 }
 
-/// The selector as the API spells it: one value per key goes to `matchLabels`, the rest to `matchExpressions`.
+/// The selector as the API spells it: one value per key goes to `matchLabels`, the rest to
+/// `matchExpressions`.
 fn label_selector(selector: &Selector) -> LabelSelector {
     let mut labels = BTreeMap::new();
     let mut expressions = Vec::new();
@@ -173,8 +173,8 @@ pub(super) fn pack(head: &Head, limit: usize, items: BTreeSet<Item>) -> Vec<Arc<
     out
 }
 
-/// How much a slice carries of each kind. Each kind has the limit for itself, so that a policy that selects many pods is
-/// sliced as one that allows many peers.
+/// How much a slice carries of each kind. Each kind has the limit for itself, so that a policy that selects
+/// many pods is sliced as one that allows many peers.
 #[derive(Clone, Copy, Default)]
 struct Load {
     entries: usize,
@@ -222,8 +222,8 @@ fn push(spec: &mut PolicyEndpointSpec, item: Item) {
     }
 }
 
-/// The same slices, kept up to date item by item. An item may be contributed more than once (two rules cannot, two peers
-/// of one rule can); it stays until the last contribution is withdrawn.
+/// The same slices, kept up to date item by item. An item may be contributed more than once (two rules
+/// cannot, two peers of one rule can); it stays until the last contribution is withdrawn.
 pub(super) struct SliceSet {
     head: Head,
     limit: usize,
@@ -431,60 +431,6 @@ fn all(spec: PolicyEndpointSpec) -> impl Iterator<Item = Item> {
         .chain(spec.egress.into_iter().map(entries(Direction::Egress)))
         .chain(spec.pod_selector_endpoints.into_iter().map(Item::Subject))
         .chain(spec.self_services.into_iter().map(Item::SelfService))
-}
-
-/// FNV-1a over 64 bits, and MurmurHash3's 64-bit finaliser, because FNV's upper bits, which the trie reads first, mix
-/// poorly. Part of the published format: a change of it rewrites every slice in every cluster.
-#[derive(Clone, Copy)]
-struct ContentHash(u64);
-
-impl ContentHash {
-    fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn count(&mut self, count: usize) {
-        self.bytes(&(count as u32).to_le_bytes());
-    }
-
-    fn text(&mut self, text: &str) {
-        self.count(text.len());
-        self.bytes(text.as_bytes());
-    }
-
-    fn address(&mut self, address: IpAddr) {
-        match address {
-            IpAddr::V4(v4) => self.bytes(&v4.octets()),
-            IpAddr::V6(v6) => self.bytes(&v6.octets()),
-        }
-    }
-
-    /// Prefixes of the two families never have one encoding: the family's bits come first.
-    fn cidr(&mut self, cidr: Cidr) {
-        let net = cidr.net();
-        self.bytes(&[net.max_prefix_len(), net.prefix_len()]);
-        self.address(net.addr());
-    }
-
-    fn port(&mut self, port: &Port) {
-        self.bytes(&[port.protocol.map_or(0, |p| p.number())]);
-        self.bytes(&port.port.unwrap_or(0).to_le_bytes());
-        self.bytes(&port.end_port.unwrap_or(0).to_le_bytes());
-        self.text(port.name.as_deref().unwrap_or(""));
-    }
-
-    fn finish(self) -> u64 {
-        let mut h = self.0;
-        h = (h ^ (h >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        h = (h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        h ^ (h >> 33)
-    }
 }
 
 fn hash(item: &Item) -> u64 {

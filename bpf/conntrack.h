@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* Flows that policy has allowed, and what the first fragments of datagrams said. */
+#ifndef PALISADE_CONNTRACK_H
+#define PALISADE_CONNTRACK_H
+
+#include "events.h"
+
+static __always_inline struct ct *ct_lookup(const struct packet *p)
+{
+	if (p->family == 4)
+		return bpf_map_lookup_elem(&ct4, &p->key.v4);
+	return bpf_map_lookup_elem(&ct6, &p->key.v6);
+}
+
+static __always_inline int ct_expired(const struct ct *ct, __u32 now)
+{
+	return older_than(ct->seen, now, timeouts[ct->state & (CT_STATES - 1)]);
+}
+
+/* What one more packet does to an allowed flow. */
+static __always_inline void ct_touch(struct ct *ct, const struct packet *p, __u32 now)
+{
+	if (p->protocol == IPPROTO_TCP && p->tcp_flags & (TCP_FIN | TCP_RST))
+		ct->state = CT_TCP_CLOSING;
+	else if (p->direction != ct->direction && (ct->state == CT_TCP_SYN || ct->state == CT_DATAGRAM_NEW))
+		ct->state++;
+	if (now - ct->seen >= hz)
+		ct->seen = now;
+}
+
+/* Whether the one who sends is still the one for whom policy is not asked. Only what comes to the pod can pretend. */
+static __always_inline int ct_exempt(const struct ct *ct, const struct packet *p, __u8 exempt)
+{
+	return ct->flags && (p->direction == EGRESS || ct->flags & exempt);
+}
+
+static __always_inline __u8 ct_first_state(const struct packet *p)
+{
+	switch (p->protocol) {
+	case IPPROTO_TCP:
+		if (p->tcp_flags & (TCP_FIN | TCP_RST))
+			return CT_TCP_CLOSING;
+		return p->tcp_flags & TCP_SYN && !(p->tcp_flags & TCP_ACK) ? CT_TCP_SYN : CT_TCP_ESTABLISHED;
+	case IPPROTO_SCTP:
+		return CT_SCTP;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return CT_ECHO;
+	default:
+		return CT_DATAGRAM_NEW;
+	}
+}
+
+/* In place where there is one: another CPU sees a whole field of either, and both were allowed. */
+static __always_inline void ct_store(const struct packet *p, struct ct *old, const struct ct *new)
+{
+	if (old)
+		*old = *new;
+	else if (p->family == 4)
+		bpf_map_update_elem(&ct4, &p->key.v4, new, BPF_ANY);
+	else
+		bpf_map_update_elem(&ct6, &p->key.v6, new, BPF_ANY);
+}
+
+/* Of an allowed first fragment, so that the later ones are judged by its ports. */
+static __noinline int frag_store(const struct packet *p)
+{
+	struct frag_key key;
+	struct frag value = {
+		.seen = now_jiffies(),
+		.local_port_be = local_port_be(p),
+		.remote_port_be = remote_port_be(p),
+		.first_end = p->first_end,
+		.protocol = p->protocol,
+		.icmp_type = p->icmp_type,
+	};
+
+	fragment_key(p, &key);
+	bpf_map_update_elem(&frag, &key, &value, BPF_ANY);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/* What is counted and reported of a verdict. */
+#ifndef PALISADE_EVENTS_H
+#define PALISADE_EVENTS_H
+
+#include "policy.h"
+
+#define VERDICT_PASS (-1) /* TCX_NEXT, TC_ACT_UNSPEC: other programs on the veth still run */
+#define VERDICT_DROP 2    /* TCX_DROP, TC_ACT_SHOT */
+
+static __always_inline void count(__u32 index, __u32 bytes)
+{
+	struct counter *c = bpf_map_lookup_elem(&counters, &index);
+
+	if (c) {
+		c->packets++;
+		c->bytes += bytes;
+	}
+}
+
+/* Within the CPU's budget for this second; what is over it is counted as lost. */
+static __always_inline int event_allowed(void)
+{
+	__u32 zero = 0, second = now_jiffies() / hz;
+	struct event_budget *budget = bpf_map_lookup_elem(&event_budget, &zero);
+
+	if (!budget)
+		return 0;
+	if (budget->second != second) {
+		budget->second = second;
+		budget->sent = 0;
+	}
+	if (budget->sent >= events_per_second) {
+		budget->lost++;
+		return 0;
+	}
+	budget->sent++;
+	return 1;
+}
+
+/* Tells the agent of packet[0]. */
+__noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
+{
+	struct scratch *scratch = scratch_of_cpu();
+	const __u32 *local, *remote;
+	const struct packet *p;
+	struct event e = {};
+	__u32 zero = 0;
+
+	if (!scratch || !event_allowed())
+		return 0;
+	p = &scratch->packet[0];
+	e.time = bpf_ktime_get_ns();
+	e.ifindex = p->ifindex;
+	e.slot = slot;
+	if (p->family == 4) {
+		e.source_be[0] = p->direction == EGRESS ? p->key.v4.local_be : p->key.v4.remote_be;
+		e.destination_be[0] = p->direction == EGRESS ? p->key.v4.remote_be : p->key.v4.local_be;
+	} else if (p->family == 6) {
+		local = p->key.v6.local_be;
+		remote = p->key.v6.remote_be;
+		__builtin_memcpy(e.source_be, p->direction == EGRESS ? local : remote, 16);
+		__builtin_memcpy(e.destination_be, p->direction == EGRESS ? remote : local, 16);
+	}
+	e.source_port_be = p->direction == EGRESS ? local_port_be(p) : remote_port_be(p);
+	e.destination_port_be = p->direction == EGRESS ? remote_port_be(p) : local_port_be(p);
+	e.ethertype_be = p->ethertype_be;
+	e.protocol = p->protocol;
+	e.direction = p->direction;
+	e.allowed = allowed;
+	e.reason = reason;
+	e.tcp_flags = p->tcp_flags;
+	e.icmp_type = p->icmp_type;
+	e.counter = counter;
+	e.length = p->length;
+	if (bpf_ringbuf_output(&events, &e, sizeof(e), 0)) {
+		struct event_budget *budget = bpf_map_lookup_elem(&event_budget, &zero);
+
+		if (budget)
+			budget->lost++;
+	}
+	return 0;
+}
+
+/* Dropped for a reason of its own. */
+static __always_inline int drop(const struct packet *p, __u32 slot, __u8 reason)
+{
+	count(COUNTER(reason, p->direction), p->length);
+	report(slot, 0, reason, 0);
+	return VERDICT_DROP;
+}
+
+/* Dropped because no policy that isolates the pod in `direction` allows it. */
+static __always_inline int deny(const struct packet *p, const struct pod_state *pod, __u32 slot, __u8 direction)
+{
+	__u32 counter = pod->denied_by[direction & 1];
+
+	if (!counter)
+		return drop(p, slot, REASON_UNKNOWN_POD);
+	count(counter, p->length);
+	report(slot, counter, REASON_NONE, 0);
+	return VERDICT_DROP;
+}
+
+static __always_inline int pass(const struct packet *p, __u32 counter)
+{
+	count(counter, p->length);
+	return VERDICT_PASS;
+}
+
+#endif

@@ -1,0 +1,507 @@
+//! The command line and the environment, in two steps: what clap reads (`Raw…`), then what the program works with.
+//!
+//! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
+
+mod help;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::bpf::{AttachKind, Config, MapSizes};
+use crate::cli::{Target, Traffic};
+
+/// What to do, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Run(Run),
+    Check(Check),
+    Explain(Explain),
+    Matrix(Matrix),
+    Clean(Clean),
+}
+
+/// `palisade run`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Folder of YAML objects, watched.
+    pub from: PathBuf,
+    pub kernel: Config,
+    /// Where /metrics, /healthz and /readyz answer.
+    pub listen: SocketAddr,
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `palisade check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub from: PathBuf,
+    pub output: Output,
+}
+
+/// `palisade explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explain {
+    pub from: PathBuf,
+    pub source: Target,
+    pub destination: Target,
+    pub traffic: Traffic,
+    pub output: Output,
+}
+
+/// `palisade matrix`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    pub from: PathBuf,
+    /// At least one, in the order given, without duplicates.
+    pub ports: Vec<Traffic>,
+    pub output: Output,
+}
+
+/// `palisade clean`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clean {
+    pub pin_path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Command {
+    /// Reads arguments (the first is the program's name) and the environment. The error knows how to print itself and
+    /// which exit code it has: 0 where help or the version was asked for.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut parser = Raw::command();
+        let matches = parser.try_get_matches_from_mut(arguments)?;
+        let Raw { command } = Raw::from_arg_matches(&matches)?;
+        command
+            .checked()
+            .map_err(|invalid| parser.error(ErrorKind::ValueValidation, invalid))
+    }
+}
+
+/// Kubernetes NetworkPolicy, enforced with eBPF on each pod's host veth.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, after_help = help::COMMON, arg_required_else_help = true)]
+struct Raw {
+    #[command(subcommand)]
+    command: RawCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RawCommand {
+    /// Enforce the policies of a folder on this machine's pods
+    #[command(after_help = help::RUN)]
+    Run(RawRun),
+    /// Say what in a folder cannot be enforced as written
+    #[command(after_help = help::CHECK)]
+    Check(RawCheck),
+    /// Say whether one pod or address may reach another, and which policy and rule decide
+    #[command(after_help = help::EXPLAIN)]
+    Explain(RawExplain),
+    /// Say for all pairs of pods which may reach which
+    #[command(after_help = help::MATRIX)]
+    Matrix(RawMatrix),
+    /// Remove everything that `run` left in the kernel: links, filters, maps, pins
+    #[command(after_help = help::CLEAN)]
+    Clean(RawClean),
+}
+
+#[derive(Debug, Args)]
+struct RawFrom {
+    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice
+    #[arg(long, value_name = "FOLDER", env = "PALISADE_FROM")]
+    from: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RawPinPath {
+    /// Folder in a bpffs that holds this instance's links and maps
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PALISADE_PIN_PATH",
+        default_value = "/sys/fs/bpf/palisade"
+    )]
+    pin_path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RawOutput {
+    /// How the answer is written
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "PALISADE_OUTPUT",
+        default_value_t
+    )]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RawAttach {
+    /// tcx where the kernel has it, else clsact
+    Auto,
+    /// tcx links (kernel 6.6 and later)
+    Tcx,
+    /// clsact filters (kernel 5.10 and later)
+    Clsact,
+}
+
+#[derive(Debug, Args)]
+struct RawRun {
+    #[command(flatten)]
+    from: RawFrom,
+    #[command(flatten)]
+    pin_path: RawPinPath,
+    /// Where /metrics, /healthz and /readyz answer
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "PALISADE_LISTEN",
+        default_value = "127.0.0.1:9810"
+    )]
+    listen: SocketAddr,
+    /// How log lines are written to stderr
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "PALISADE_LOG_FORMAT",
+        default_value_t
+    )]
+    log_format: LogFormat,
+    /// Log each flow's first packet also where it is allowed
+    #[arg(long, env = "PALISADE_LOG_ALLOWED")]
+    log_allowed: bool,
+    /// Packets reported a second and CPU; the others are counted as lost
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PALISADE_EVENTS_PER_SECOND",
+        default_value_t = 100
+    )]
+    events_per_second: u32,
+    /// How programs are attached to the pods' interfaces
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        env = "PALISADE_ATTACH",
+        default_value = "auto"
+    )]
+    attach: RawAttach,
+    #[command(flatten)]
+    capacity: RawCapacity,
+}
+
+/// A map's capacity: zero would hold nothing, and above 2³⁰ the kernel's arithmetic ends.
+fn entries() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1 << 30)
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Capacity of the kernel maps, in entries")]
+struct RawCapacity {
+    /// Local pods
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_PODS", default_value_t = MapSizes::default().pods, value_parser = entries())]
+    max_pods: u32,
+    /// Single peer addresses, for each family
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_ADDRESSES", default_value_t = MapSizes::default().addresses, value_parser = entries())]
+    max_addresses: u32,
+    /// Peer blocks, for each family
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_NETWORKS", default_value_t = MapSizes::default().networks, value_parser = entries())]
+    max_networks: u32,
+    /// Prefixes that local pods may send from besides their first addresses, for each family
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_SOURCES", default_value_t = MapSizes::default().sources, value_parser = entries())]
+    max_sources: u32,
+    /// Pairs of a rule set and a class of peers
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_ROWS", default_value_t = MapSizes::default().rows, value_parser = entries())]
+    max_rows: u32,
+    /// Port tables, in pieces of 32 intervals
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_TABLES", default_value_t = MapSizes::default().tables, value_parser = entries())]
+    max_tables: u32,
+    /// Rules and isolations that are counted, and 64 for the reasons
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_RULES", default_value_t = MapSizes::default().rules, value_parser = entries())]
+    max_rules: u32,
+    /// Tracked IPv4 flows; the least recently used is forgotten when there is no room
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FLOWS4", default_value_t = MapSizes::default().flows4, value_parser = entries())]
+    max_flows4: u32,
+    /// Tracked IPv6 flows, likewise
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FLOWS6", default_value_t = MapSizes::default().flows6, value_parser = entries())]
+    max_flows6: u32,
+    /// Fragmented datagrams under way
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FRAGMENTS", default_value_t = MapSizes::default().fragments, value_parser = entries())]
+    max_fragments: u32,
+    /// Ring of reported packets, in bytes: a power of two, 4096 or more
+    #[arg(long, value_name = "BYTES", env = "PALISADE_EVENT_RING_BYTES", default_value_t = MapSizes::default().event_ring, value_parser = entries())]
+    event_ring_bytes: u32,
+}
+
+#[derive(Debug, Args)]
+struct RawCheck {
+    #[command(flatten)]
+    from: RawFrom,
+    #[command(flatten)]
+    output: RawOutput,
+}
+
+#[derive(Debug, Args)]
+struct RawExplain {
+    #[command(flatten)]
+    from: RawFrom,
+    /// NAMESPACE/POD or an address
+    #[arg(value_name = "SRC")]
+    source: Target,
+    /// NAMESPACE/POD or an address
+    #[arg(value_name = "DST")]
+    destination: Target,
+    /// As in 80/TCP, 53/UDP, ICMP
+    #[arg(value_name = "PORT/PROTO")]
+    traffic: Traffic,
+    #[command(flatten)]
+    output: RawOutput,
+}
+
+#[derive(Debug, Args)]
+struct RawMatrix {
+    #[command(flatten)]
+    from: RawFrom,
+    /// As in 80/TCP, 53/UDP, ICMP; may be repeated
+    #[arg(long = "port", value_name = "PORT/PROTO", required = true)]
+    ports: Vec<Traffic>,
+    #[command(flatten)]
+    output: RawOutput,
+}
+
+#[derive(Debug, Args)]
+struct RawClean {
+    #[command(flatten)]
+    pin_path: RawPinPath,
+}
+
+impl RawCommand {
+    fn checked(self) -> Result<Command, String> {
+        Ok(match self {
+            Self::Run(raw) => Command::Run(raw.checked()?),
+            Self::Check(RawCheck { from, output }) => Command::Check(Check {
+                from: from.checked(),
+                output: output.checked(),
+            }),
+            Self::Explain(RawExplain {
+                from,
+                source,
+                destination,
+                traffic,
+                output,
+            }) => Command::Explain(Explain {
+                from: from.checked(),
+                source,
+                destination,
+                traffic,
+                output: output.checked(),
+            }),
+            Self::Matrix(RawMatrix { from, ports, output }) => Command::Matrix(Matrix {
+                from: from.checked(),
+                ports: without_duplicates(ports),
+                output: output.checked(),
+            }),
+            Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
+                pin_path: pin_path.checked(),
+            }),
+        })
+    }
+}
+
+impl RawFrom {
+    fn checked(self) -> PathBuf {
+        let Self { from } = self;
+        from
+    }
+}
+
+impl RawPinPath {
+    fn checked(self) -> PathBuf {
+        let Self { pin_path } = self;
+        pin_path
+    }
+}
+
+impl RawOutput {
+    fn checked(self) -> Output {
+        let Self { output } = self;
+        output
+    }
+}
+
+impl RawRun {
+    fn checked(self) -> Result<Run, String> {
+        let Self {
+            from,
+            pin_path,
+            listen,
+            log_format,
+            log_allowed,
+            events_per_second,
+            attach,
+            capacity,
+        } = self;
+        Ok(Run {
+            from: from.checked(),
+            kernel: Config {
+                pin_path: pin_path.checked(),
+                sizes: capacity.checked()?,
+                log_allowed,
+                events_per_second,
+                attach: match attach {
+                    RawAttach::Auto => AttachKind::Auto,
+                    RawAttach::Tcx => AttachKind::Tcx,
+                    RawAttach::Clsact => AttachKind::Clsact,
+                },
+            },
+            listen,
+            log_format,
+        })
+    }
+}
+
+impl RawCapacity {
+    fn checked(self) -> Result<MapSizes, String> {
+        let Self {
+            max_pods,
+            max_addresses,
+            max_networks,
+            max_sources,
+            max_rows,
+            max_tables,
+            max_rules,
+            max_flows4,
+            max_flows6,
+            max_fragments,
+            event_ring_bytes,
+        } = self;
+        if !event_ring_bytes.is_power_of_two() || event_ring_bytes < 4096 {
+            return Err(format!(
+                "--event-ring-bytes {event_ring_bytes} is not a power of two of at least 4096; the default is 1048576"
+            ));
+        }
+        Ok(MapSizes {
+            pods: max_pods,
+            addresses: max_addresses,
+            networks: max_networks,
+            sources: max_sources,
+            rows: max_rows,
+            tables: max_tables,
+            rules: max_rules,
+            flows4: max_flows4,
+            flows6: max_flows6,
+            fragments: max_fragments,
+            event_ring: event_ring_bytes,
+        })
+    }
+}
+
+fn without_duplicates(ports: Vec<Traffic>) -> Vec<Traffic> {
+    let mut seen = Vec::with_capacity(ports.len());
+    for port in ports {
+        if !seen.contains(&port) {
+            seen.push(port);
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::Map;
+
+    fn read(arguments: &str) -> Result<Command, clap::Error> {
+        Command::read(arguments.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Raw::command().debug_assert();
+    }
+
+    #[test]
+    fn without_flags_the_kernel_side_has_its_own_defaults() {
+        let Ok(Command::Run(run)) = read("palisade run --from shop") else {
+            panic!("run is not read");
+        };
+        assert_eq!(run.kernel, Config::default());
+        assert_eq!(run.listen, "127.0.0.1:9810".parse().unwrap());
+        assert_eq!((run.from, run.log_format), ("shop".into(), LogFormat::Text));
+    }
+
+    #[test]
+    fn each_capacity_flag_sets_its_own_map() {
+        let flags = "--max-pods 1 --max-addresses 2 --max-networks 3 --max-sources 4 --max-rows 5 --max-tables 6 \
+                     --max-rules 7 --max-flows4 8 --max-flows6 9 --max-fragments 10 --event-ring-bytes 8192";
+        let Ok(Command::Run(run)) = read(&format!("palisade run --from shop {flags}")) else {
+            panic!("run is not read");
+        };
+        let expected = MapSizes {
+            pods: 1,
+            addresses: 2,
+            networks: 3,
+            sources: 4,
+            rows: 5,
+            tables: 6,
+            rules: 7,
+            flows4: 8,
+            flows6: 9,
+            fragments: 10,
+            event_ring: 8192,
+        };
+        assert_eq!(run.kernel.sizes, expected);
+    }
+
+    /// Messages about full maps name the flag to raise.
+    #[test]
+    fn each_flag_that_a_map_names_exists() {
+        let command = Raw::command();
+        let run = command.find_subcommand("run").expect("run exists");
+        for map in Map::ALL {
+            for flag in map
+                .flag()
+                .split([' ', ','])
+                .filter_map(|word| word.strip_prefix("--"))
+            {
+                assert!(
+                    run.get_arguments().any(|a| a.get_long() == Some(flag)),
+                    "{}: --{flag}",
+                    map.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn repeated_ports_are_asked_once_in_order() {
+        let Ok(Command::Matrix(matrix)) =
+            read("palisade matrix --from shop --port 81/tcp --port ICMP --port 81/TCP")
+        else {
+            panic!("matrix is not read");
+        };
+        let shown: Vec<String> = matrix.ports.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["81/TCP", "ICMP"]);
+    }
+}

@@ -1,0 +1,162 @@
+//! A folder's objects, what they come to, and the questions that the answers put to them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use super::escape::escape;
+use crate::compile::{self, Image};
+use crate::files;
+use crate::model::{EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot};
+use crate::resolve;
+
+/// Everything that a folder says, evaluated as if all its pods were local.
+pub struct Cluster {
+    pub snapshot: Snapshot,
+    /// Those of reading, resolving and compiling; sorted, without duplicates.
+    pub problems: Vec<Problem>,
+    /// Objects that were passed over, by kind.
+    pub skipped: BTreeMap<String, u64>,
+    pub image: Image,
+    /// Index of the pod that an address stands for.
+    owners: HashMap<IpAddr, usize>,
+    namespaces: HashMap<Arc<str>, Arc<Labels>>,
+}
+
+/// One ready address behind a Service's port, and the port there (`None`: every port).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    pub address: IpAddr,
+    pub port: Option<u16>,
+}
+
+impl Cluster {
+    /// Fails where the folder cannot be read at all; what is wrong in it becomes a problem.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let files::Loaded {
+            snapshot,
+            problems,
+            skipped,
+        } = files::load(folder)?;
+        Ok(Self::new(snapshot, problems, skipped))
+    }
+
+    pub fn new(snapshot: Snapshot, problems: Vec<Problem>, skipped: BTreeMap<String, u64>) -> Self {
+        let resolution = resolve::resolve(&snapshot);
+        let pods: Vec<&Pod> = snapshot.pods.iter().collect();
+        let compiled = compile::compile(&resolution.endpoints, &pods);
+        let problems: BTreeSet<Problem> = problems
+            .into_iter()
+            .chain(resolution.problems)
+            .chain(compiled.problems)
+            .collect();
+        Self {
+            owners: owners(&snapshot.pods),
+            namespaces: (snapshot.namespaces.iter())
+                .map(|n| (n.name.clone(), n.labels.clone()))
+                .collect(),
+            problems: problems.into_iter().collect(),
+            skipped,
+            image: compiled.image,
+            snapshot,
+        }
+    }
+
+    /// The pod of this name, or an error that says which there are.
+    pub fn pod(&self, id: &ObjectId) -> Result<&Pod> {
+        if let Some(pod) = self.snapshot.pods.iter().find(|pod| pod.id == *id) {
+            return Ok(pod);
+        }
+        let wanted = id.to_string();
+        let mut near: Vec<(usize, &ObjectId)> = (self.snapshot.pods.iter())
+            .map(|pod| (strsim::damerau_levenshtein(&wanted, &pod.id.to_string()), &pod.id))
+            .collect();
+        near.sort();
+        let names: Vec<String> = near
+            .iter()
+            .take(SUGGESTED)
+            .map(|(_, id)| escape(&id.to_string()))
+            .collect();
+        let wanted = escape(&wanted);
+        if names.is_empty() {
+            bail!("there is no pod {wanted}: the folder holds no pods");
+        }
+        let rest = match near.len() - names.len() {
+            0 => String::new(),
+            rest => format!(" and {rest} more"),
+        };
+        bail!("there is no pod {wanted}; there are {}{rest}", names.join(", "))
+    }
+
+    /// The live pod that an address stands for: the newest of those that claim it.
+    pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
+        self.owners.get(&address).map(|&index| &self.snapshot.pods[index])
+    }
+
+    /// `None`: there is no such Namespace object, and so no namespaceSelector matches its pods.
+    pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name).map(|labels| &**labels)
+    }
+
+    pub fn policy(&self, id: &ObjectId) -> Option<&Policy> {
+        self.snapshot.policies.iter().find(|policy| policy.id == *id)
+    }
+
+    /// Whether something in the policy does not count as written.
+    pub fn has_problems(&self, policy: &ObjectId) -> bool {
+        let object = format!("NetworkPolicy {policy}");
+        // Problems of files name the file after the object.
+        let is_its = |problem: &Problem| {
+            let rest = problem.object.strip_prefix(&object);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        self.problems.iter().any(is_its)
+    }
+
+    /// The Service that has this ClusterIP.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Service> {
+        self.snapshot
+            .services
+            .iter()
+            .find(|service| service.cluster_ips.contains(&address))
+    }
+
+    /// Ready backends of one Service port, of the family of `cluster_ip`; sorted, without duplicates.
+    pub fn backends(&self, service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<Backend> {
+        let is_target = |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;
+        let mut backends = BTreeSet::new();
+        for slice in &self.snapshot.endpoint_slices {
+            if slice.id.namespace != service.id.namespace || slice.service != service.id.name {
+                continue;
+            }
+            for target in slice.ports.iter().filter(is_target) {
+                let family = |address: &&IpAddr| address.is_ipv4() == cluster_ip.is_ipv4();
+                backends.extend(slice.ready.iter().filter(family).map(|&address| Backend {
+                    address,
+                    port: target.port,
+                }));
+            }
+        }
+        backends.into_iter().collect()
+    }
+}
+
+/// Pods that an error names when the wanted one does not exist.
+const SUGGESTED: usize = 5;
+
+fn owners(pods: &[Pod]) -> HashMap<IpAddr, usize> {
+    let seniority = |pod: &Pod| (pod.created, pod.uid.clone(), pod.id.clone());
+    let mut owners: HashMap<IpAddr, usize> = HashMap::with_capacity(pods.len());
+    for (index, pod) in pods.iter().enumerate().filter(|(_, pod)| pod.is_live()) {
+        for &address in &pod.addresses {
+            let owner = owners.entry(address).or_insert(index);
+            if seniority(pod) > seniority(&pods[*owner]) {
+                *owner = index;
+            }
+        }
+    }
+    owners
+}

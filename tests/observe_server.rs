@@ -1,0 +1,284 @@
+//! What a scraper and a kubelet see of the HTTP server.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use palisade::model::{Direction, ObjectId};
+use palisade::observe::{Config, CounterSample, Counters, MapFill, Metrics, Outcome, Readiness, build};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Kernel(Mutex<Vec<CounterSample>>);
+
+impl Counters for Kernel {
+    fn read(&self) -> Vec<CounterSample> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        vec![MapFill {
+            name: "row",
+            entries: 12,
+            capacity: 65536,
+        }]
+    }
+}
+
+struct Page {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+fn send(addr: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(text.as_bytes()).expect("sent");
+    stream
+}
+
+async fn fetch(addr: SocketAddr, path: &str) -> Page {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: palisade\r\nConnection: close\r\n\r\n");
+    let exchange = tokio::task::spawn_blocking(move || {
+        let mut stream = send(addr, &request);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer in time");
+        answer
+    });
+    let answer = exchange.await.expect("an exchange");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .expect("a status line");
+    Page {
+        status,
+        head: head.to_ascii_lowercase(),
+        body: body.to_string(),
+    }
+}
+
+/// Runs `work` against a server on a free port, then shuts it down.
+async fn with_server<F: Future<Output = ()>>(
+    metrics: Metrics,
+    counters: Option<Arc<dyn Counters>>,
+    readiness: Readiness,
+    work: impl FnOnce(SocketAddr) -> F,
+) {
+    let shutdown = CancellationToken::new();
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = Config {
+        listen,
+        metrics,
+        counters,
+        readiness,
+        shutdown: shutdown.clone(),
+    };
+    let server = build(config).await.expect("a server");
+    let addr = server.addr();
+    assert_ne!(addr.port(), 0);
+    let work = async {
+        work(addr).await;
+        shutdown.cancel();
+    };
+    let (result, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(server.wait(), work) })
+        .await
+        .expect("the server ends when it is told to");
+    result.expect("a clean end");
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics_under_their_documented_names() {
+    let metrics = Metrics::default();
+    metrics.changes_applied.inc_by(3);
+    metrics.changes_refused.inc();
+    metrics.map_writes.inc_by(7);
+    metrics.events_lost.inc_by(2);
+    metrics.pods_attached.set(5);
+    metrics.applied_in(Duration::from_micros(100));
+    metrics.applied_in(Duration::from_millis(3));
+    metrics.applied_in(Duration::from_secs(20));
+    metrics.set_problems(BTreeMap::from([("NetworkPolicy".into(), 2), ("Pod".into(), 1)]));
+    metrics.set_skipped(BTreeMap::from([("Deployment".into(), 4)]));
+    let count = |direction, verdict, policy, reason, packets, bytes| CounterSample {
+        direction,
+        verdict,
+        policy,
+        reason,
+        packets,
+        bytes,
+    };
+    let web = Some(ObjectId::new("shop", "web"));
+    let kernel = Kernel(Mutex::new(vec![
+        count(
+            Direction::Ingress,
+            Outcome::Allowed,
+            web.clone(),
+            "rule",
+            10,
+            1500,
+        ),
+        count(Direction::Ingress, Outcome::Allowed, web.clone(), "rule", 5, 500),
+        count(Direction::Egress, Outcome::Dropped, web, "isolation", 1, 74),
+        count(Direction::Egress, Outcome::Dropped, None, "truncated", 9, 90),
+    ]));
+    with_server(metrics, Some(Arc::new(kernel)), Readiness::default(), async |addr| {
+        let page = fetch(addr, "/metrics").await;
+        assert_eq!(page.status, 200);
+        let content_type = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+        assert!(page.head.contains(content_type), "{}", page.head);
+        let version = env!("CARGO_PKG_VERSION");
+        let expected = format!(
+            r#"# HELP palisade_build Version that runs.
+# TYPE palisade_build info
+palisade_build_info{{version="{version}"}} 1
+# HELP palisade_changes_applied Changes that reached the kernel whole.
+# TYPE palisade_changes_applied counter
+palisade_changes_applied_total 3
+# HELP palisade_changes_refused Changes refused whole; the state before them stays.
+# TYPE palisade_changes_refused counter
+palisade_changes_refused_total 1
+# HELP palisade_map_writes Entries written to or deleted from the kernel's maps.
+# TYPE palisade_map_writes counter
+palisade_map_writes_total 7
+# HELP palisade_events_lost Flow events that did not fit into the ring.
+# TYPE palisade_events_lost counter
+palisade_events_lost_total 2
+# HELP palisade_pods_attached Pods whose veth is attached.
+# TYPE palisade_pods_attached gauge
+palisade_pods_attached 5
+# HELP palisade_apply_duration_seconds Time from noticing a change until the kernel enforces it
+# TYPE palisade_apply_duration_seconds histogram
+# UNIT palisade_apply_duration_seconds seconds
+palisade_apply_duration_seconds_sum 20.0031
+palisade_apply_duration_seconds_count 3
+palisade_apply_duration_seconds_bucket{{le="0.0001"}} 1
+palisade_apply_duration_seconds_bucket{{le="0.00025"}} 1
+palisade_apply_duration_seconds_bucket{{le="0.0005"}} 1
+palisade_apply_duration_seconds_bucket{{le="0.001"}} 1
+palisade_apply_duration_seconds_bucket{{le="0.0025"}} 1
+palisade_apply_duration_seconds_bucket{{le="0.005"}} 2
+palisade_apply_duration_seconds_bucket{{le="0.01"}} 2
+palisade_apply_duration_seconds_bucket{{le="0.02"}} 2
+palisade_apply_duration_seconds_bucket{{le="0.05"}} 2
+palisade_apply_duration_seconds_bucket{{le="0.1"}} 2
+palisade_apply_duration_seconds_bucket{{le="0.25"}} 2
+palisade_apply_duration_seconds_bucket{{le="0.5"}} 2
+palisade_apply_duration_seconds_bucket{{le="1.0"}} 2
+palisade_apply_duration_seconds_bucket{{le="2.5"}} 2
+palisade_apply_duration_seconds_bucket{{le="5.0"}} 2
+palisade_apply_duration_seconds_bucket{{le="10.0"}} 2
+palisade_apply_duration_seconds_bucket{{le="+Inf"}} 3
+# HELP palisade_problems Open problems by kind of the object that has them
+# TYPE palisade_problems gauge
+palisade_problems{{kind="NetworkPolicy"}} 2
+palisade_problems{{kind="Pod"}} 1
+# HELP palisade_objects_skipped Objects skipped because their kind is not read
+# TYPE palisade_objects_skipped counter
+palisade_objects_skipped_total{{kind="Deployment"}} 4
+# HELP palisade_traffic_packets Packets judged at pods' veths
+# TYPE palisade_traffic_packets counter
+# UNIT palisade_traffic_packets packets
+palisade_traffic_packets_total{{direction="ingress",verdict="allowed",namespace="shop",policy="web",reason="rule"}} 15
+palisade_traffic_packets_total{{direction="egress",verdict="dropped",reason="truncated"}} 9
+palisade_traffic_packets_total{{direction="egress",verdict="dropped",namespace="shop",policy="web",reason="isolation"}} 1
+# HELP palisade_traffic_bytes Bytes of packets judged at pods' veths
+# TYPE palisade_traffic_bytes counter
+# UNIT palisade_traffic_bytes bytes
+palisade_traffic_bytes_total{{direction="ingress",verdict="allowed",namespace="shop",policy="web",reason="rule"}} 2000
+palisade_traffic_bytes_total{{direction="egress",verdict="dropped",reason="truncated"}} 90
+palisade_traffic_bytes_total{{direction="egress",verdict="dropped",namespace="shop",policy="web",reason="isolation"}} 74
+# HELP palisade_map_entries Entries that a map holds
+# TYPE palisade_map_entries gauge
+palisade_map_entries{{map="row"}} 12
+# HELP palisade_map_capacity_entries Entries that a map can hold
+# TYPE palisade_map_capacity_entries gauge
+palisade_map_capacity_entries{{map="row"}} 65536
+# EOF
+"#
+        );
+        assert_eq!(page.body, expected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hostile_name_stays_one_label_value() {
+    let metrics = Metrics::default();
+    metrics.set_skipped(BTreeMap::from([("A\"} 1\nfake_total 9 # \\".into(), 1)]));
+    with_server(metrics, None, Readiness::default(), async |addr| {
+        let page = fetch(addr, "/metrics").await;
+        let line = r#"palisade_objects_skipped_total{kind="A\"} 1\nfake_total 9 # \\"} 1"#;
+        assert!(page.body.lines().any(|l| l == line), "{}", page.body);
+        assert!(page.body.ends_with("# EOF\n"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readiness_names_what_is_waited_for_and_health_does_not_wait() {
+    let readiness = Readiness::default();
+    let (pods, maps) = (
+        readiness.wait_for("pods listed"),
+        readiness.wait_for("policies applied"),
+    );
+    with_server(Metrics::default(), None, readiness.clone(), async |addr| {
+        assert_eq!(fetch(addr, "/healthz").await.status, 200);
+        let page = fetch(addr, "/readyz").await;
+        assert_eq!(
+            (page.status, &*page.body),
+            (503, "not ready: pods listed, policies applied\n")
+        );
+        drop(pods);
+        let page = fetch(addr, "/readyz").await;
+        assert_eq!((page.status, &*page.body), (503, "not ready: policies applied\n"));
+        drop(maps);
+        let page = fetch(addr, "/readyz").await;
+        assert_eq!((page.status, &*page.body), (200, "ready\n"));
+        assert_eq!(fetch(addr, "/else").await.status, 404);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_shutdown() {
+    let mut idle = None;
+    let started = std::time::Instant::now();
+    with_server(Metrics::default(), None, Readiness::default(), async |addr| {
+        // Half a request, so that the server waits for the rest.
+        let stream = send(addr, "GET /metrics HTTP/1.1\r\n");
+        fetch(addr, "/healthz").await;
+        idle = Some(stream);
+    })
+    .await;
+    assert!(started.elapsed() < PATIENCE);
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_with_a_remedy() {
+    let holder = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a listener");
+    let config = Config {
+        listen: holder.local_addr().expect("an address"),
+        metrics: Metrics::default(),
+        counters: None,
+        readiness: Readiness::default(),
+        shutdown: CancellationToken::new(),
+    };
+    let Err(error) = build(config).await else {
+        panic!("two listeners on one port")
+    };
+    let text = format!("{error:#}");
+    assert!(
+        text.contains("--listen") && text.contains("Address already in use"),
+        "{text}"
+    );
+}
