@@ -137,7 +137,11 @@ fn no_file_knows_the_machine_that_it_was_written_on() {
             continue;
         };
         for (number, line) in text.lines().enumerate() {
-            if places.iter().any(|p| line.contains(p.as_str())) {
+            // An absolute path: nothing stands before it that it could go on from.
+            let begins =
+                |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "_.-}*".contains(c));
+            let mut named = places.iter().flat_map(|p| line.match_indices(p.as_str()));
+            if named.any(|(at, _)| begins(at)) {
                 found.push(format!("{}:{}: {}", name.display(), number + 1, line.trim()));
             }
         }
