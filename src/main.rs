@@ -3,7 +3,8 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
 use tracing_subscriber::EnvFilter;
@@ -45,7 +46,8 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Check(question) => cli::check(&question, &mut out)?,
         Command::Explain(question) => cli::explain(&question, &mut out)?,
         Command::Matrix(question) => cli::matrix(&question, &mut out)?,
-        Command::Run(_) | Command::Clean(_) => bail!("this build answers questions only: it has no datapath"),
+        Command::Run(run) => app::run(run).map(|()| Outcome::Done)?,
+        Command::Clean(clean) => app::clean(&clean, &mut out).map(|()| Outcome::Done)?,
     };
     out.flush()?;
     Ok(outcome)
