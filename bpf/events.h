@@ -21,13 +21,13 @@ static __always_inline void count(__u32 index, __u32 bytes)
 /* Within the CPU's budget for this second; what is over it is counted as lost. */
 static __always_inline int event_allowed(void)
 {
-	__u32 zero = 0, second = now_jiffies() / hz;
+	__u32 zero = 0, now = now_jiffies();
 	struct event_budget *budget = bpf_map_lookup_elem(&event_budget, &zero);
 
 	if (!budget)
 		return 0;
-	if (budget->second != second) {
-		budget->second = second;
+	if (now - budget->second >= hz) {
+		budget->second = now;
 		budget->sent = 0;
 	}
 	if (budget->sent >= events_per_second) {
@@ -38,8 +38,8 @@ static __always_inline int event_allowed(void)
 	return 1;
 }
 
-/* Tells the agent of packet[0]. */
-__noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
+/* Tells the agent of packet[0], whatever the budget. */
+__noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
 {
 	struct scratch *scratch = scratch_of_cpu();
 	const __u32 *local, *remote;
@@ -47,7 +47,7 @@ __noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
 	struct event e = {};
 	__u32 zero = 0;
 
-	if (!scratch || !event_allowed())
+	if (!scratch)
 		return 0;
 	p = &scratch->packet[0];
 	e.time = bpf_ktime_get_ns();
@@ -80,6 +80,13 @@ __noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
 			budget->lost++;
 	}
 	return 0;
+}
+
+/* Tells the agent of packet[0], if the budget allows it: mostly it does not, and then nothing of the event is put together. */
+static __always_inline void report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
+{
+	if (event_allowed())
+		send_event(slot, counter, reason, allowed);
 }
 
 /* Dropped for a reason of its own. */

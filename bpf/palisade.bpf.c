@@ -45,9 +45,9 @@ static __always_inline __u8 began(const struct packet *p, const struct scene *s)
 	return s->verdict[EGRESS] ? EGRESS : INGRESS;
 }
 
-static __always_inline int syn_only(const struct packet *p)
+static __always_inline int syn_only(__u8 protocol, __u8 tcp_flags)
 {
-	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	return protocol == IPPROTO_TCP && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 static __always_inline __u32 exempt_counter(__u8 exempt, __u8 direction)
@@ -55,14 +55,14 @@ static __always_inline __u32 exempt_counter(__u8 exempt, __u8 direction)
 	return COUNTER(exempt == CT_NODE ? REASON_NODE : REASON_SELF, direction & 1);
 }
 
-/* The directions in which policy must be asked of a packet that belongs to `ct`, or to no known flow. */
+/* The directions in which policy must be asked of a packet, not a request, that belongs to `ct`, or to no known flow. */
 static __always_inline __u32 questions(const struct packet *p, const struct scene *s, const struct ct *ct)
 {
 	if (!ct) {
 		if (s->exempt)
 			return 0;
 		/* The middle of a connection: either end may have opened it. */
-		if (p->protocol == IPPROTO_TCP && !syn_only(p))
+		if (p->protocol == IPPROTO_TCP)
 			return ASK(INGRESS) | ASK(EGRESS);
 		return ASK(p->direction);
 	}
@@ -89,64 +89,100 @@ static __always_inline __u32 known_flow(const struct packet *p, struct scene *s,
 	}
 	ct->counter = counter;
 	ct->stamp = stamp_of(s->word[direction], s->epoch);
-	ct_touch(ct, p, s->now);
+	ct_touch(ct, p->direction, p->protocol, p->tcp_flags, s->now);
 	return counter;
 }
 
-/* Judges a packet that has a key in conntrack. */
-static __noinline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+/* The flow that a packet belongs to, in `place` too; not one of an earlier pod on a reused interface index, nor forgotten. */
+static __always_inline struct ct *live_flow(const struct packet *p, const struct scene *s, struct ct **place)
 {
-	struct ct *ct = s->own ? ct_lookup(p) : NULL, *place = ct;
-	__u8 direction = p->direction & 1, against = 0;
-	__u32 counter, zero = 0;
-	struct control *c;
-	struct ct new = {};
+	struct ct *ct = s->own && !p->unknown ? ct_lookup(&p->key, p->family) : NULL;
 
-	/* Forgotten, or of an earlier pod on a reused interface index: the place is free. */
-	if (ct && (ct->slot != s->slot || ct_expired(ct, s->now)))
-		ct = NULL;
-	/*
-	 * A connection request is judged as one, whatever was there. One against the grain of a flow that is still allowed
-	 * does not make the flow its own, or else the peer of a pod could decide by which policy it is judged.
-	 */
-	if (ct && syn_only(p)) {
-		against = ct->direction != direction && ct->state != CT_TCP_CLOSING;
-		if (!against)
-			ct = NULL;
-	}
-	s->which = questions(p, s, ct);
-	if (against && !s->exempt)
-		s->which |= ASK(direction);
-	ask(0);
-	if (ct && !against) {
-		counter = known_flow(p, s, ct);
-		return counter ? pass(p, counter) : deny(p, pod, s->slot, ct->flags ? direction : ct->direction);
-	}
-	against = against && (ct->flags || s->verdict[!direction]);
+	*place = ct;
+	return ct && ct->slot == s->slot && !ct_expired(ct, s->now) ? ct : NULL;
+}
 
-	new.direction = direction;
-	if (s->exempt) {
-		counter = exempt_counter(s->exempt, direction);
-		new.flags = s->exempt;
-	} else {
-		if (!ct && s->which == (ASK(INGRESS) | ASK(EGRESS)))
-			new.direction = began(p, s);
-		counter = s->verdict[new.direction & 1];
-	}
-	if (!counter)
-		return deny(p, pod, s->slot, direction);
-	if (s->own && !against) {
-		new.seen = s->now;
-		new.stamp = stamp_of(s->word[new.direction & 1], s->epoch);
-		new.counter = counter;
-		new.slot = s->slot;
-		new.state = ct_first_state(p);
-		ct_store(p, place, &new);
-	}
-	c = bpf_map_lookup_elem(&control, &zero);
+/* Records a flow that policy lets begin, in the place of an old one if there is one. */
+static __always_inline void begin_flow(const struct packet *p, const struct scene *s, struct ct *place, __u8 direction,
+				      __u32 counter)
+{
+	struct ct new = {
+		.seen = s->now,
+		.stamp = stamp_of(s->word[direction & 1], s->epoch),
+		.counter = counter,
+		.slot = s->slot,
+		.direction = direction,
+		.state = ct_first_state(p),
+		.flags = s->exempt,
+	};
+
+	ct_store(p, place, &new);
+}
+
+static __always_inline int pass_first(const struct packet *p, const struct scene *s, __u32 counter)
+{
+	__u32 zero = 0;
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+
 	if (c && c->log_allowed)
 		report(s->slot, counter, REASON_NONE, 1);
 	return pass(p, counter);
+}
+
+/*
+ * A connection request: judged as one, whatever was there. One against the grain of a flow that is still allowed does not make
+ * the flow its own, or else the peer of a pod could decide by which policy it is judged.
+ */
+static __noinline int request(const struct packet *p, struct scene *s, const struct pod_state *pod)
+{
+	__u8 direction = p->direction & 1;
+	struct ct *ct, *place;
+	__u32 counter;
+
+	s->which = s->exempt ? 0 : ASK(direction);
+	ask(0);
+	counter = s->exempt ? exempt_counter(s->exempt, direction) : s->verdict[direction];
+	if (!counter)
+		return deny(p, pod, s->slot, direction);
+	ct = live_flow(p, s, &place);
+	if (ct && ct->direction != direction && ct->state != CT_TCP_CLOSING) {
+		if (ct->flags)
+			return pass_first(p, s, counter);
+		s->which = ASK(!direction);
+		ask(0);
+		if (s->verdict[!direction])
+			return pass_first(p, s, counter);
+	}
+	if (s->own)
+		begin_flow(p, s, place, direction, counter);
+	return pass_first(p, s, counter);
+}
+
+/* Judges any other packet that has a key in conntrack. */
+static __noinline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+{
+	__u8 direction = p->direction & 1, beginner = direction;
+	struct ct *place, *ct = live_flow(p, s, &place);
+	__u32 counter;
+
+	s->which = questions(p, s, ct);
+	ask(0);
+	if (ct) {
+		counter = known_flow(p, s, ct);
+		return counter ? pass(p, counter) : deny(p, pod, s->slot, ct->flags ? direction : ct->direction);
+	}
+	if (s->exempt) {
+		counter = exempt_counter(s->exempt, direction);
+	} else {
+		if (s->which == (ASK(INGRESS) | ASK(EGRESS)))
+			beginner = began(p, s);
+		counter = s->verdict[beginner & 1];
+	}
+	if (!counter)
+		return deny(p, pod, s->slot, direction);
+	if (s->own)
+		begin_flow(p, s, place, beginner, counter);
+	return pass_first(p, s, counter);
 }
 
 static __always_inline int same_remote(const struct packet *p, const struct packet *q)
@@ -172,7 +208,7 @@ static __noinline int quotes_allowed(struct __sk_buff *skb, struct scratch *scra
 		return 0;
 	if (p->direction == EGRESS && !same_remote(p, q))
 		return 0;
-	ct = ct_lookup(q);
+	ct = ct_lookup(&q->key, q->family);
 	if (ct && ct->slot == s->slot && !ct_expired(ct, s->now)) {
 		if (ct->flags || ct->stamp == stamp_of(s->word[ct->direction & 1], s->epoch))
 			return 1;
@@ -229,7 +265,7 @@ static __noinline int consider(struct __sk_buff *skb, struct scratch *scratch, c
 	}
 	switch (p->kind) {
 	case KIND_FLOW:
-		return flow(p, s, pod);
+		return syn_only(p->protocol, p->tcp_flags) ? request(p, s, pod) : flow(p, s, pod);
 	case KIND_NEIGHBOUR:
 		if (direction == EGRESS && !advertises_own(skb, p, pod, s->slot))
 			return drop(p, s->slot, REASON_SPOOFED);
@@ -285,8 +321,8 @@ unknown:
 	return drop(p, 0, REASON_UNKNOWN_POD);
 }
 
-/* A packet of a flow whose last verdict still holds. */
-static __always_inline int established(const struct packet *p, struct ct *ct)
+/* Whether a packet is of a flow whose last verdict still holds; if so, it is counted. */
+static __always_inline int established(struct __sk_buff *skb, const struct plain *q, struct ct *ct, const __u8 direction)
 {
 	__u32 slot = ct->slot, zero = 0, now = now_jiffies();
 	struct pod_state *pod = bpf_map_lookup_elem(&pod_state, &slot);
@@ -294,37 +330,42 @@ static __always_inline int established(const struct packet *p, struct ct *ct)
 
 	if (!pod || !c || ct->stamp != stamp_of(pod->direction[ct->direction & 1], c->epoch) || ct_expired(ct, now))
 		return 0;
-	if (ct->flags && p->direction == INGRESS)
+	if (ct->flags && direction == INGRESS)
 		return 0;
-	ct_touch(ct, p, now);
-	count(ct->counter, p->length);
+	ct_touch(ct, direction, q->protocol, q->tcp_flags, now);
+	count(ct->counter, skb->len);
 	return 1;
 }
 
 static __always_inline int judge(struct __sk_buff *skb, const __u8 direction)
 {
 	struct scratch *slow;
-	struct packet p = {};
-	int plain, verdict;
+	struct packet *p;
+	struct plain q;
+	__u8 family, unknown = 0;
+	int verdict;
 
-	plain = quick(skb, &p, direction);
-	if (plain && !syn_only(&p)) {
-		struct ct *ct = ct_lookup(&p);
+	family = quick(skb, &q, direction);
+	if (family && !syn_only(q.protocol, q.tcp_flags)) {
+		struct ct *ct = ct_lookup(&q.key, family);
 
-		if (ct && established(&p, ct))
+		if (ct && established(skb, &q, ct, direction))
 			return VERDICT_PASS;
+		unknown = !ct;
 	}
 	slow = scratch_of_cpu();
 	if (!slow)
 		return VERDICT_DROP;
-	if (plain)
-		slow->packet[0] = p;
-	else
-		parse(skb, &slow->packet[0], direction);
+	p = &slow->packet[0];
+	if (family) {
+		copy_plain(skb, p, &q, family, direction);
+		p->unknown = unknown;
+	} else {
+		parse(skb, p, direction);
+	}
 	verdict = begin(skb, slow);
-	if (verdict == VERDICT_PASS && slow->packet[0].fragment == FRAGMENT_FIRST && slow->packet[0].family &&
-	    !slow->packet[0].reason)
-		frag_store(&slow->packet[0]);
+	if (verdict == VERDICT_PASS && p->fragment == FRAGMENT_FIRST && p->family && !p->reason)
+		frag_store(p);
 	return verdict;
 }
 

@@ -2,7 +2,7 @@
 //! same size in a map of the same size with as many entries.
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder, ProgramInput, ProgramMut};
 
@@ -26,8 +26,8 @@ impl Reference {
         Ok(Self(object))
     }
 
-    /// Mean of `repeat` runs, with the measurement's own costs.
-    pub fn run(&mut self, program: &str, frame: &[u8], repeat: u32) -> Result<Duration, Box<dyn Error>> {
+    /// Mean of `repeat` runs in ns, with the measurement's own costs.
+    pub fn run(&mut self, program: &str, frame: &[u8], repeat: u32) -> Result<f64, Box<dyn Error>> {
         let program = self.program(program)?;
         let input = ProgramInput {
             data_in: Some(frame),
