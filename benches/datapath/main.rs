@@ -5,6 +5,7 @@
 //! - `net_ns`: least burst less that of an empty program.
 //! - `per_lookup`: `net_ns` by that of a program that does one IPv4 conntrack lookup; `per_own_lookup`: of the case's family.
 
+mod counts;
 mod frames;
 #[path = "../../tests/kernel_support/mod.rs"]
 mod kernel_support;
@@ -19,7 +20,7 @@ use std::path::Path;
 use kernel_support::{Namespace, Pins, veth};
 use libbpf_rs::{MapHandle, Program};
 use measure::Setup;
-use palisade::bpf::{Config, Kernel};
+use palisade::bpf::{Applied, Config, Kernel};
 use palisade::compile::diff;
 use serde_json::{Map, Value, json};
 
@@ -49,6 +50,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut report = Map::new();
     packets(&setups, &mut report)?;
     report.insert("verified_insns".into(), verified(&pins[0])?);
+    drop((setups, pins));
+    report.insert("counts".into(), writes()?);
+    report.insert("memory".into(), memory()?);
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     std::fs::create_dir_all(&target)?;
     std::fs::write(
@@ -58,13 +62,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn setup(rules: usize, pins: &Pins, index: usize) -> Result<Setup, Box<dyn Error>> {
-    let config = Config {
+fn default_sizes(pins: &Pins) -> Config {
+    Config {
         pin_path: pins.0.clone(),
         ..Config::default()
-    };
-    let mut kernel = Kernel::open(&config)?;
-    kernel.apply(&diff(kernel.image(), &node::image(PEERS, rules, false)))?;
+    }
+}
+
+fn setup(rules: usize, pins: &Pins, index: usize) -> Result<Setup, Box<dyn Error>> {
+    let mut kernel = Kernel::open(&default_sizes(pins))?;
+    kernel.apply(&diff(
+        kernel.image(),
+        &node::image(&node::endpoints(PEERS, rules)),
+    ))?;
     let mut attach = |uid: &str| -> Result<u32, Box<dyn Error>> {
         let ifindex = veth(&format!("{}{index}", &uid[4..]));
         kernel.attach(&uid.into(), ifindex)?;
@@ -128,6 +138,44 @@ fn packets(setups: &[Setup], report: &mut Map<String, Value>) -> Result<(), Box<
         json!({"v4": lookup, "v6": measured.lookup("lookup6")}),
     );
     Ok(())
+}
+
+fn writes() -> Result<Value, Box<dyn Error>> {
+    let pins = Pins::new();
+    let counts = counts::count(&default_sizes(&pins), PEERS)?;
+    println!("writes that a change takes, {PEERS} peers of each family");
+    println!("  change               map writes   flips  other stores");
+    let mut table = Map::new();
+    for (name, applied) in [
+        ("remote_pod", counts.remote_pod),
+        ("remote_pod_gone", counts.remote_pod_gone),
+        ("irrelevant_pod", counts.irrelevant_pod),
+        ("pod_isolated", counts.pod_isolated),
+        ("pod_flip", counts.pod_flip),
+        ("restart", counts.restart),
+    ] {
+        let Applied {
+            map_writes,
+            syscalls,
+            flips,
+            stores,
+            graces,
+        } = applied;
+        println!("  {name:20} {map_writes:10} {flips:7} {stores:13}");
+        table.insert(
+            name.into(),
+            json!({"map_writes": map_writes, "syscalls": syscalls, "flips": flips, "stores": stores, "graces": graces}),
+        );
+    }
+    Ok(Value::Object(table))
+}
+
+fn memory() -> Result<Value, Box<dyn Error>> {
+    const MANY: usize = 50_000;
+    let pins = Pins::new();
+    let [v4, v6] = counts::memory(&default_sizes(&pins), MANY)?;
+    println!("kernel memory, {MANY} peers: {v4:.1} bytes an IPv4 peer, {v6:.1} an IPv6 peer (target 100)");
+    Ok(json!({"peers": MANY, "bytes_a_peer_v4": v4, "bytes_a_peer_v6": v6}))
 }
 
 /// Instructions that the verifier walked, by program. 0: this kernel does not say (before 5.16).

@@ -162,22 +162,52 @@ fn case(setups: &[Setup], index: usize, shape: &Shape) -> Result<Case, Box<dyn E
     let setup = &setups[index];
     let first = shape.name.starts_with("first");
     let flows = if first { FIRSTS * BURSTS } else { FLOWS };
-    let ifindex = if shape.uid == OPEN { setup.open } else { setup.isolated };
+    let ifindex = if shape.uid == OPEN {
+        setup.open
+    } else {
+        setup.isolated
+    };
     let mut frames = Vec::new();
     for flow in 0..flows {
         // Those that are begun in one burst are from one peer: how a first packet fares whose neighbours are all new is
         // a matter of the machine's caches.
         let number = if first { flow / FIRSTS } else { flow } * 613 % 10_000;
-        let service = if shape.open_port { port(number, setup.rules) } else { CLOSED_PORT };
+        let service = if shape.open_port {
+            port(number, setup.rules)
+        } else {
+            CLOSED_PORT
+        };
         let client_port = if first { 20_000 + flow } else { 50_000 + flow } as u16;
         let client = ((shape.peer)(number)[shape.family], client_port);
         let server = (pod_addresses(shape.uid)[shape.family], service);
         if !shape.dropped && !first {
-            let opening = if matches!(shape.l4, L4::Udp) { L4::Udp } else { L4::Tcp(SYN) };
-            run(setup, Direction::Ingress, ifindex, &frame(client, server, opening), 1, false)?;
+            let opening = if matches!(shape.l4, L4::Udp) {
+                L4::Udp
+            } else {
+                L4::Tcp(SYN)
+            };
+            run(
+                setup,
+                Direction::Ingress,
+                ifindex,
+                &frame(client, server, opening),
+                1,
+                false,
+            )?;
             // The answer, so that the flow is established.
-            let answer = if matches!(shape.l4, L4::Udp) { L4::Udp } else { L4::Tcp(SYN | ACK) };
-            run(setup, Direction::Egress, ifindex, &frame(server, client, answer), 1, false)?;
+            let answer = if matches!(shape.l4, L4::Udp) {
+                L4::Udp
+            } else {
+                L4::Tcp(SYN | ACK)
+            };
+            run(
+                setup,
+                Direction::Egress,
+                ifindex,
+                &frame(server, client, answer),
+                1,
+                false,
+            )?;
         }
         frames.push(match shape.direction {
             Direction::Ingress => frame(client, server, shape.l4),
@@ -207,14 +237,20 @@ fn run(
     let frame = Frame {
         direction,
         ifindex,
-        ingress_ifindex: if direction == Direction::Ingress { UPLINK } else { ifindex },
+        ingress_ifindex: if direction == Direction::Ingress {
+            UPLINK
+        } else {
+            ifindex
+        },
         bytes,
     };
     let start = Instant::now();
     let ran = setup.kernel.test_run_repeated(frame, repeat)?;
     let took = start.elapsed();
     if ran.dropped() != dropped {
-        return Err(format!("{direction} frame {bytes:02x?}: {ran:?}, but dropped should be {dropped}").into());
+        return Err(
+            format!("{direction} frame {bytes:02x?}: {ran:?}, but dropped should be {dropped}").into(),
+        );
     }
     Ok(mean(took, ran.duration, repeat))
 }
@@ -261,7 +297,14 @@ pub fn measure(
                 total / FIRSTS as f64
             } else {
                 let frame = &case.frames[burst % FLOWS];
-                run(setup, case.direction, case.ifindex, frame, case.repeat, case.dropped)?
+                run(
+                    setup,
+                    case.direction,
+                    case.ifindex,
+                    frame,
+                    case.repeat,
+                    case.dropped,
+                )?
             };
             *least = least.min(ns);
         }
@@ -272,7 +315,11 @@ pub fn measure(
 impl Measured {
     /// Of a case, net of an empty program.
     pub fn net(&self, case: usize, cases: &[Case]) -> f64 {
-        let empty = if cases[case].repeat == 1 { "empty_once" } else { "empty" };
+        let empty = if cases[case].repeat == 1 {
+            "empty_once"
+        } else {
+            "empty"
+        };
         self.cases[case] - self.reference[empty]
     }
 

@@ -52,63 +52,66 @@ pub fn port(peer: usize, rules: usize) -> u16 {
 /// A port that no rule opens.
 pub const CLOSED_PORT: u16 = 443;
 
-/// Peers are dealt out to `rules` rules. With `blocks`, each policy has one rule more, that admits a CIDR that holds none of
-/// them nor of the strangers.
-pub fn image(peers: usize, rules: usize, blocks: bool) -> Image {
-    let endpoints: Endpoints = (0..rules.div_ceil(RULES))
+/// Policies that select the isolated pod. Peers are dealt out to `rules` rules.
+pub fn endpoints(peers: usize, rules: usize) -> Endpoints {
+    (0..rules.div_ceil(RULES))
         .map(|policy| {
             let name = format!("policy-{policy}");
-            let objects = slices(policy, &name, peers, rules, blocks);
+            let objects = slices(policy, &name, peers, rules);
             (name.as_str().into(), objects)
         })
-        .collect();
+        .collect()
+}
+
+/// What the node must hold for them.
+pub fn image(endpoints: &Endpoints) -> Image {
     let pods = [pod(ISOLATED, "web"), pod(OPEN, "open")];
-    let compiled = compile(&endpoints, &pods.iter().collect::<Vec<_>>());
+    let compiled = compile(endpoints, &pods.iter().collect::<Vec<_>>());
     assert!(compiled.problems.is_empty(), "{:?}", compiled.problems);
     compiled.image
 }
 
-fn slices(policy: usize, name: &str, peers: usize, rules: usize, blocks: bool) -> Vec<Arc<PolicyEndpoint>> {
+fn slices(policy: usize, name: &str, peers: usize, rules: usize) -> Vec<Arc<PolicyEndpoint>> {
     let mut entries = Vec::new();
     for rule in policy * RULES..rules.min((policy + 1) * RULES) {
-        let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| Port {
-            protocol: Some(protocol),
-            port: Some(port(rule, rules)),
-            ..Port::default()
-        });
-        let ports: Arc<[Port]> = ports.into();
         for address in (rule..peers).step_by(rules).flat_map(peer_addresses) {
-            entries.push(entry(Cidr::single(address), ports.clone(), rule % RULES));
+            entries.push(entry(address, port(rule, rules), rule % RULES));
         }
     }
-    if blocks {
-        let block = Ipv4Addr::new(172, 16 + (policy >> 8) as u8, policy as u8, 0);
-        let block = Cidr::new(block.into(), 24).expect("a block");
-        entries.push(entry(block, Arc::default(), RULES));
-    }
-    entries.chunks(200).map(|slice| object(name, slice)).collect()
+    let slices = entries.chunks(200);
+    slices
+        .map(|slice| object(name, "web", &Direction::ALL, slice))
+        .collect()
 }
 
-fn entry(cidr: Cidr, ports: Arc<[Port]>, rule: usize) -> Entry {
+/// One address that a rule admits on one port, of TCP and UDP.
+pub fn entry(address: IpAddr, port: u16, rule: usize) -> Entry {
     Entry {
-        cidr,
+        cidr: Cidr::single(address),
         except: Arc::default(),
-        ports,
+        ports: [Protocol::Tcp, Protocol::Udp]
+            .map(|protocol| Port {
+                protocol: Some(protocol),
+                port: Some(port),
+                ..Port::default()
+            })
+            .into(),
         rule: Some(rule as u32),
     }
 }
 
-fn object(policy: &str, ingress: &[Entry]) -> Arc<PolicyEndpoint> {
+/// One object of a policy for the pods of an app.
+pub fn object(policy: &str, app: &str, isolates: &[Direction], ingress: &[Entry]) -> Arc<PolicyEndpoint> {
     let spec = PolicyEndpointSpec {
         policy_ref: PolicyRef {
             name: policy.into(),
             namespace: "shop".into(),
         },
         pod_selector: Some(LabelSelector {
-            match_labels: Some([("app".to_string(), "web".to_string())].into()),
+            match_labels: Some([("app".to_string(), app.to_string())].into()),
             match_expressions: None,
         }),
-        pod_isolation: Direction::ALL.to_vec(),
+        pod_isolation: isolates.to_vec(),
         ingress: ingress.to_vec(),
         ..PolicyEndpointSpec::default()
     };

@@ -16,7 +16,10 @@ pub struct Reference(Object);
 impl Reference {
     pub fn load() -> Result<Self, Box<dyn Error>> {
         let object = ObjectBuilder::default().open_memory(OBJECT)?.load()?;
-        for map in object.maps().filter(|map| map.name().to_string_lossy().starts_with("flows")) {
+        for map in object
+            .maps()
+            .filter(|map| map.name().to_string_lossy().starts_with("flows"))
+        {
             fill(&map)?;
             // Last, so that it is first in its bucket, as the flows that are measured are in theirs.
             let mut key = vec![0; map.key_size() as usize];
