@@ -133,7 +133,7 @@ static __always_inline int pass_first(const struct packet *p, const struct scene
  * A connection request: judged as one, whatever was there. One against the grain of a flow that is still allowed does not make
  * the flow its own, or else the peer of a pod could decide by which policy it is judged.
  */
-static __noinline int request(const struct packet *p, struct scene *s, const struct pod_state *pod)
+static __always_inline int request(const struct packet *p, struct scene *s, const struct pod_state *pod)
 {
 	__u8 direction = p->direction & 1;
 	struct ct *ct, *place;
@@ -159,7 +159,7 @@ static __noinline int request(const struct packet *p, struct scene *s, const str
 }
 
 /* Judges any other packet that has a key in conntrack. */
-static __noinline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+static __always_inline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
 {
 	__u8 direction = p->direction & 1, beginner = direction;
 	struct ct *place, *ct = live_flow(p, s, &place);
@@ -240,7 +240,7 @@ static __always_inline int to_itself(const struct packet *p)
 }
 
 /* A packet of a known pod. */
-static __noinline int consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
+static __always_inline int consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
 {
 	struct packet *p = &scratch->packet[0];
 	struct scene *s = &scratch->scene;
