@@ -89,24 +89,26 @@ static __always_inline void report(__u32 slot, __u32 counter, __u32 reason, __u3
 		send_event(slot, counter, reason, allowed);
 }
 
+static __always_inline int refuse(const struct packet *p, __u32 slot, __u32 counter, __u8 reason)
+{
+	count(counter, p->length);
+	report(slot, reason ? 0 : counter, reason, 0);
+	return VERDICT_DROP;
+}
+
 /* Dropped for a reason of its own. */
 static __always_inline int drop(const struct packet *p, __u32 slot, __u8 reason)
 {
-	count(COUNTER(reason, p->direction), p->length);
-	report(slot, 0, reason, 0);
-	return VERDICT_DROP;
+	return refuse(p, slot, COUNTER(reason, p->direction), reason);
 }
 
 /* Dropped because no policy that isolates the pod in `direction` allows it. */
 static __always_inline int deny(const struct packet *p, const struct pod_state *pod, __u32 slot, __u8 direction)
 {
 	__u32 counter = pod->denied_by[direction & 1];
+	__u8 reason = counter ? REASON_NONE : REASON_UNKNOWN_POD;
 
-	if (!counter)
-		return drop(p, slot, REASON_UNKNOWN_POD);
-	count(counter, p->length);
-	report(slot, counter, REASON_NONE, 0);
-	return VERDICT_DROP;
+	return refuse(p, slot, counter ? counter : COUNTER(reason, p->direction), reason);
 }
 
 static __always_inline int pass(const struct packet *p, __u32 counter)

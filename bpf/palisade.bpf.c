@@ -129,8 +129,14 @@ static __always_inline int pass_first(const struct packet *p, const struct scene
 	return pass(p, counter);
 }
 
+/* Whether a packet asks for a flow: a connection request, or one that belongs to none and could not be in the middle of one. */
+static __always_inline int asks(const struct packet *p)
+{
+	return syn_only(p->protocol, p->tcp_flags) || (p->unknown && p->protocol != IPPROTO_TCP);
+}
+
 /*
- * A connection request: judged as one, whatever was there. One against the grain of a flow that is still allowed does not make
+ * A connection request is judged as one, whatever was there. One against the grain of a flow that is still allowed does not make
  * the flow its own, or else the peer of a pod could decide by which policy it is judged.
  */
 static __always_inline int request(const struct packet *p, struct scene *s, const struct pod_state *pod)
@@ -139,9 +145,7 @@ static __always_inline int request(const struct packet *p, struct scene *s, cons
 	struct ct *ct, *place;
 	__u32 counter;
 
-	s->which = s->exempt ? 0 : ASK(direction);
-	ask(0);
-	counter = s->exempt ? exempt_counter(s->exempt, direction) : s->verdict[direction];
+	counter = s->exempt ? exempt_counter(s->exempt, direction) : policy(p, psid_of(s->word[direction]), direction);
 	if (!counter)
 		return deny(p, pod, s->slot, direction);
 	ct = live_flow(p, s, &place);
@@ -265,7 +269,7 @@ static __always_inline int consider(struct __sk_buff *skb, struct scratch *scrat
 	}
 	switch (p->kind) {
 	case KIND_FLOW:
-		return syn_only(p->protocol, p->tcp_flags) ? request(p, s, pod) : flow(p, s, pod);
+		return asks(p) ? request(p, s, pod) : flow(p, s, pod);
 	case KIND_NEIGHBOUR:
 		if (direction == EGRESS && !advertises_own(skb, p, pod, s->slot))
 			return drop(p, s->slot, REASON_SPOOFED);
