@@ -83,38 +83,43 @@ __noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 allowed
 }
 
 /* Tells the agent of packet[0], if the budget allows it: mostly it does not, and then nothing of the event is put together. */
-static __always_inline void report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
+static __always_inline void report(const struct scene *s, __u32 allowed)
 {
 	if (event_allowed())
-		send_event(slot, counter, reason, allowed);
+		send_event(s->slot, s->reason ? 0 : s->counter, s->reason, allowed);
 }
 
-static __always_inline int refuse(const struct packet *p, __u32 slot, __u32 counter, __u8 reason)
+/* The verdicts. They are counted, reported and carried out in one place: see begin(). */
+
+static __always_inline void pass(struct scene *s, __u32 counter)
 {
-	count(counter, p->length);
-	report(slot, reason ? 0 : counter, reason, 0);
-	return VERDICT_DROP;
+	s->counter = counter;
+}
+
+/* Passed as the first packet of a flow. */
+static __always_inline void pass_first(struct scene *s, __u32 counter)
+{
+	s->first = 1;
+	s->counter = counter;
 }
 
 /* Dropped for a reason of its own. */
-static __always_inline int drop(const struct packet *p, __u32 slot, __u8 reason)
+static __always_inline void drop(const struct packet *p, struct scene *s, __u8 reason)
 {
-	return refuse(p, slot, COUNTER(reason, p->direction), reason);
+	s->dropped = 1;
+	s->reason = reason;
+	s->counter = COUNTER(reason, p->direction);
 }
 
 /* Dropped because no policy that isolates the pod in `direction` allows it. */
-static __always_inline int deny(const struct packet *p, const struct pod_state *pod, __u32 slot, __u8 direction)
+static __always_inline void deny(const struct packet *p, struct scene *s, const struct pod_state *pod, __u8 direction)
 {
 	__u32 counter = pod->denied_by[direction & 1];
-	__u8 reason = counter ? REASON_NONE : REASON_UNKNOWN_POD;
 
-	return refuse(p, slot, counter ? counter : COUNTER(reason, p->direction), reason);
-}
-
-static __always_inline int pass(const struct packet *p, __u32 counter)
-{
-	count(counter, p->length);
-	return VERDICT_PASS;
+	if (!counter)
+		return drop(p, s, REASON_UNKNOWN_POD);
+	s->dropped = 1;
+	s->counter = counter;
 }
 
 #endif

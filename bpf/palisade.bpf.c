@@ -119,16 +119,6 @@ static __always_inline void begin_flow(const struct packet *p, const struct scen
 	ct_store(p, place, &new);
 }
 
-static __always_inline int pass_first(const struct packet *p, const struct scene *s, __u32 counter)
-{
-	__u32 zero = 0;
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
-
-	if (c && c->log_allowed)
-		report(s->slot, counter, REASON_NONE, 1);
-	return pass(p, counter);
-}
-
 /* Whether a packet asks for a flow: a connection request, or one that belongs to none and could not be in the middle of one. */
 static __always_inline int asks(const struct packet *p)
 {
@@ -139,7 +129,7 @@ static __always_inline int asks(const struct packet *p)
  * A connection request is judged as one, whatever was there. One against the grain of a flow that is still allowed does not make
  * the flow its own, or else the peer of a pod could decide by which policy it is judged.
  */
-static __always_inline int request(const struct packet *p, struct scene *s, const struct pod_state *pod)
+static __always_inline void request(const struct packet *p, struct scene *s, const struct pod_state *pod)
 {
 	__u8 direction = p->direction & 1;
 	struct ct *ct, *place;
@@ -147,23 +137,23 @@ static __always_inline int request(const struct packet *p, struct scene *s, cons
 
 	counter = s->exempt ? exempt_counter(s->exempt, direction) : policy(p, psid_of(s->word[direction]), direction);
 	if (!counter)
-		return deny(p, pod, s->slot, direction);
+		return deny(p, s, pod, direction);
 	ct = live_flow(p, s, &place);
 	if (ct && ct->direction != direction && ct->state != CT_TCP_CLOSING) {
 		if (ct->flags)
-			return pass_first(p, s, counter);
+			return pass_first(s, counter);
 		s->which = ASK(!direction);
 		ask(0);
 		if (s->verdict[!direction])
-			return pass_first(p, s, counter);
+			return pass_first(s, counter);
 	}
 	if (s->own)
 		begin_flow(p, s, place, direction, counter);
-	return pass_first(p, s, counter);
+	return pass_first(s, counter);
 }
 
 /* Judges any other packet that has a key in conntrack. */
-static __always_inline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+static __always_inline void flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
 {
 	__u8 direction = p->direction & 1, beginner = direction;
 	struct ct *place, *ct = live_flow(p, s, &place);
@@ -173,7 +163,7 @@ static __always_inline int flow(const struct packet *p, struct scene *s, const s
 	ask(0);
 	if (ct) {
 		counter = known_flow(p, s, ct);
-		return counter ? pass(p, counter) : deny(p, pod, s->slot, ct->flags ? direction : ct->direction);
+		return counter ? pass(s, counter) : deny(p, s, pod, ct->flags ? direction : ct->direction);
 	}
 	if (s->exempt) {
 		counter = exempt_counter(s->exempt, direction);
@@ -183,10 +173,10 @@ static __always_inline int flow(const struct packet *p, struct scene *s, const s
 		counter = s->verdict[beginner & 1];
 	}
 	if (!counter)
-		return deny(p, pod, s->slot, direction);
+		return deny(p, s, pod, direction);
 	if (s->own)
 		begin_flow(p, s, place, beginner, counter);
-	return pass_first(p, s, counter);
+	return pass_first(s, counter);
 }
 
 static __always_inline int same_remote(const struct packet *p, const struct packet *q)
@@ -244,7 +234,7 @@ static __always_inline int to_itself(const struct packet *p)
 }
 
 /* A packet of a known pod. */
-static __always_inline int consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
+static __always_inline void consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
 {
 	struct packet *p = &scratch->packet[0];
 	struct scene *s = &scratch->scene;
@@ -254,48 +244,48 @@ static __always_inline int consider(struct __sk_buff *skb, struct scratch *scrat
 
 	if (p->kind == KIND_ARP) {
 		if (direction == EGRESS && !arp_is_own(skb, p, pod, s->slot))
-			return drop(p, s->slot, REASON_SPOOFED);
+			return drop(p, s, REASON_SPOOFED);
 	} else if (p->family) {
 		s->own = owns_local(p, pod, s->slot);
 		if (direction == EGRESS && !s->own && !may_send_unowned(p))
-			return drop(p, s->slot, REASON_SPOOFED);
+			return drop(p, s, REASON_SPOOFED);
 		if (s->own && !s->exempt && to_itself(p))
 			s->exempt = CT_SELF;
 	}
 	if (p->reason) {
 		if (open && !(p->always && s->exempt != CT_NODE))
-			return pass(p, COUNTER(s->exempt == CT_NODE ? REASON_NODE : REASON_OPEN, direction));
-		return drop(p, s->slot, p->reason);
+			return pass(s, COUNTER(s->exempt == CT_NODE ? REASON_NODE : REASON_OPEN, direction));
+		return drop(p, s, p->reason);
 	}
 	switch (p->kind) {
 	case KIND_FLOW:
 		return asks(p) ? request(p, s, pod) : flow(p, s, pod);
 	case KIND_NEIGHBOUR:
 		if (direction == EGRESS && !advertises_own(skb, p, pod, s->slot))
-			return drop(p, s->slot, REASON_SPOOFED);
-		return pass(p, COUNTER(REASON_NEIGHBOUR, direction));
+			return drop(p, s, REASON_SPOOFED);
+		return pass(s, COUNTER(REASON_NEIGHBOUR, direction));
 	case KIND_ARP:
-		return pass(p, COUNTER(REASON_NEIGHBOUR, direction));
+		return pass(s, COUNTER(REASON_NEIGHBOUR, direction));
 	case KIND_ROUTER:
 		/* An advertisement may come to a pod from a real router, if policy lets it; a redirect may not. */
 		if (direction == EGRESS ||
 		    (!open && !(p->protocol == IPPROTO_ICMPV6 && p->icmp_type == ICMP6_ROUTER_ADVERTISEMENT)))
-			return drop(p, s->slot, REASON_ROUTER);
+			return drop(p, s, REASON_ROUTER);
 		break;
 	case KIND_ICMP_ERROR:
 		if (!open && !s->exempt && !quotes_allowed(skb, scratch, pod))
-			return drop(p, s->slot, REASON_UNRELATED);
-		return pass(p, COUNTER(REASON_ICMP_ERROR, direction));
+			return drop(p, s, REASON_UNRELATED);
+		return pass(s, COUNTER(REASON_ICMP_ERROR, direction));
 	default:
 		break;
 	}
 	s->which = s->exempt ? 0 : ASK(direction);
 	ask(0);
 	counter = s->exempt ? exempt_counter(s->exempt, direction) : s->verdict[direction];
-	return counter ? pass(p, counter) : deny(p, pod, s->slot, direction);
+	return counter ? pass(s, counter) : deny(p, s, pod, direction);
 }
 
-/* Sets the scene. */
+/* Sets the scene, and counts and reports what comes of it. */
 static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 {
 	struct packet *p = &scratch->packet[0];
@@ -303,26 +293,34 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	__u32 ifindex = p->ifindex, zero = 0, slot;
 	struct pod_if *interface = bpf_map_lookup_elem(&pod_if, &ifindex);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
-	struct pod_state *pod;
+	struct pod_state *pod = NULL;
 
 	s->exempt = exempt_of(skb, p->direction);
 	s->own = 0;
-	if (!interface || !c)
-		goto unknown;
-	slot = interface->slot;
-	pod = bpf_map_lookup_elem(&pod_state, &slot);
-	if (!pod)
-		goto unknown;
-	s->slot = slot;
-	s->epoch = *(volatile __u32 *)&c->epoch;
-	s->word[INGRESS] = *(volatile __u64 *)&pod->direction[INGRESS];
-	s->word[EGRESS] = *(volatile __u64 *)&pod->direction[EGRESS];
-	s->now = now_jiffies();
-	return consider(skb, scratch, pod);
-unknown:
-	if (s->exempt == CT_NODE)
-		return pass(p, COUNTER(REASON_NODE, INGRESS));
-	return drop(p, 0, REASON_UNKNOWN_POD);
+	s->dropped = s->first = s->reason = 0;
+	s->slot = 0;
+	if (interface && c) {
+		slot = interface->slot;
+		pod = bpf_map_lookup_elem(&pod_state, &slot);
+	}
+	if (pod && c) {
+		s->slot = slot;
+		s->epoch = *(volatile __u32 *)&c->epoch;
+		s->word[INGRESS] = *(volatile __u64 *)&pod->direction[INGRESS];
+		s->word[EGRESS] = *(volatile __u64 *)&pod->direction[EGRESS];
+		s->now = now_jiffies();
+		consider(skb, scratch, pod);
+	} else if (s->exempt == CT_NODE) {
+		pass(s, COUNTER(REASON_NODE, INGRESS));
+	} else {
+		drop(p, s, REASON_UNKNOWN_POD);
+	}
+	/* What follows reads the verdict from the map, or the verifier would walk it once for each way that led here. */
+	asm volatile("" ::: "memory");
+	count(s->counter, p->length);
+	if (s->dropped || (s->first && c && c->log_allowed))
+		report(s, !s->dropped);
+	return s->dropped ? VERDICT_DROP : VERDICT_PASS;
 }
 
 /* Whether a packet is of a flow whose last verdict still holds; if so, it is counted. */

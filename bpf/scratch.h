@@ -71,6 +71,12 @@ struct scene {
 	__u32 now;
 	__u8 exempt; /* enum ct_flags: who sends is not asked for a policy */
 	__u8 own;    /* the local address is the pod's */
+	/* The verdict. */
+	__u8 dropped;
+	__u8 first;  /* passed, and a flow began */
+	__u8 reason; /* why it is dropped; REASON_NONE: policy says so */
+	__u8 reserved[3];
+	__u32 counter; /* counters index that takes the packet */
 };
 
 /*
