@@ -133,8 +133,8 @@ impl Agent {
                 enforced.retry = matches!(error, ApplyError::Kernel(_));
             }
         }
-        // Until these maps hold what is wanted, an earlier version's go on judging where they do.
-        if !enforced.refused || self.swept || self.kernel.opened().adopted {
+        // Until these maps hold what is wanted, an earlier version's programs go on judging where they do.
+        if !enforced.refused || !self.kernel.has_predecessor()? {
             self.attach(&names, &mut enforced);
         }
         if !self.swept && !enforced.refused && !enforced.retry {

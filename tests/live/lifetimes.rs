@@ -126,7 +126,12 @@ fn s49_long_names_with_dots_and_equal_names_in_two_namespaces() {
         (&web.namespace, &two, How::Tcp(8080), Reached),
     ]);
     let policy_label = format!("policy=\"shop/{long}\"");
-    assert!(site.metric("palisade_packets_total", &[&policy_label, "verdict=\"dropped\""]) >= 1.0);
+    assert!(
+        site.metric(
+            "palisade_traffic_packets_total",
+            &[&policy_label, "verdict=\"dropped\""]
+        ) >= 1.0
+    );
 }
 
 #[test]

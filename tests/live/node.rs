@@ -64,7 +64,8 @@ fn s44_an_isolated_pod_gets_no_pass_to_its_nodes_ports() {
         let rows = |site: &Site, from: &Pod, expected| {
             let mut probes = Vec::new();
             for address in HOST.list() {
-                for how in [How::Tcp(9000), How::Udp(9000), How::Echo] {
+                // A reply by UDP comes from the address that the node's routes choose, so it tells nothing.
+                for how in [How::Tcp(9000), How::Echo] {
                     let to = (&site.host.namespace, address);
                     let from = &from.namespace;
                     probes.push(Probe {

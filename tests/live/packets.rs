@@ -142,7 +142,7 @@ fn s36_replies_pass_between_pods_that_are_isolated_in_both_directions() {
         ]);
         assert!(
             site.metric(
-                "palisade_packets_total",
+                "palisade_traffic_packets_total",
                 &["verdict=\"dropped\"", "reason=\"isolation\""]
             ) >= 4.0
         );

@@ -13,8 +13,10 @@ use crate::site::{KINDS, Site};
 const CLUSTER_IPS: [&str; 2] = ["10.96.0.10", "fd96::10"];
 
 /// A site where `api`, on port 8080, is behind port 80 of a Service.
-fn shop(kind: &'static str) -> (Site, [Pod; 3], Vec<Service>) {
+fn shop(kind: &'static str) -> (Site, [Pod; 4], Vec<Service>) {
     let site = Site::new(Layout::Routed, kind);
+    // The node's own address of each family, for masqueraded packets.
+    let outside = site.host.outside();
     let pods = site.pods(["web", "api", "intruder"]);
     let services = echo_services(&[&pods[1].namespace], &[8080, 80]);
     let addresses = pods[1].addresses;
@@ -42,7 +44,8 @@ fn shop(kind: &'static str) -> (Site, [Pod; 3], Vec<Service>) {
     );
     site.folder
         .put("services.yaml", &service("shop/api", CLUSTER_IPS, addresses));
-    (site, pods, services)
+    let [web, api, intruder] = pods;
+    (site, [web, api, intruder, outside], services)
 }
 
 fn ask(from: &Pod, expected: Answer) {
@@ -63,7 +66,7 @@ fn ask(from: &Pod, expected: Answer) {
 fn s45_cluster_ips_replies_and_hairpin_work_with_kube_proxy_in_nftables_mode() {
     require_root!();
     for kind in KINDS {
-        let (mut site, [web, api, intruder], _services) = shop(kind);
+        let (mut site, [web, api, intruder, _outside], _services) = shop(kind);
         let by_8080 = "ports: [{port: 8080}, {port: 8080, protocol: UDP}]";
         site.folder.put(
             "policies.yaml",
@@ -108,7 +111,7 @@ fn s45_cluster_ips_replies_and_hairpin_work_with_kube_proxy_in_nftables_mode() {
 fn s43_a_pod_reaches_itself_through_its_own_service() {
     require_root!();
     for kind in KINDS {
-        let (mut site, [web, api, _], _services) = shop(kind);
+        let (mut site, [web, api, ..], _services) = shop(kind);
         let none = policy("shop/none", "podSelector: {}, policyTypes: [Ingress, Egress]");
         site.folder.put("policies.yaml", &none);
         site.start(&["vethweb", "vethapi"]);
@@ -150,7 +153,7 @@ fn s24_a_numeric_port_is_the_pods_port_after_translation() {
 #[test]
 fn s22_egress_to_an_allowed_address_through_its_service_works() {
     require_root!();
-    let (mut site, [web, api, _], _services) = shop("tcx");
+    let (mut site, [web, api, ..], _services) = shop("tcx");
     let to = |addresses: &Pod| {
         let blocks: Vec<String> = addresses
             .addresses
