@@ -146,7 +146,11 @@ pub fn get(namespace: &Namespace, path: &str) -> (u16, String) {
     namespace.run(|| {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).expect("the HTTP server");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("asked");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .expect("asked");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");

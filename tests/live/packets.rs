@@ -47,11 +47,15 @@ fn s30_tcp_udp_and_sctp_pass_by_port_and_other_protocols_by_rules_without_ports(
     everywhere(|mut site: Site| {
         let (web, api, intruder) = (site.host.pod("web"), site.host.pod("api"), site.host.pod("intr"));
         let _services = echo_services(&[&api], &[8080, 8081]);
-        site.folder.put("pods.yaml", &[
-            pod("shop/web", "app: web", web.addresses),
-            pod("shop/api", "app: api", api.addresses),
-            pod("shop/intruder", "app: intruder", intruder.addresses),
-        ].concat());
+        site.folder.put(
+            "pods.yaml",
+            &[
+                pod("shop/web", "app: web", web.addresses),
+                pod("shop/api", "app: api", api.addresses),
+                pod("shop/intruder", "app: intruder", intruder.addresses),
+            ]
+            .concat(),
+        );
         site.folder.put("policies.yaml", &policy(
             "shop/api",
             &format!("{}, ingress: [{{from: [{{{}}}], ports: [{{port: 8080}}, {{port: 8080, protocol: UDP}}, {{port: 8082, protocol: SCTP}}]}}]",
@@ -71,10 +75,13 @@ fn s30_tcp_udp_and_sctp_pass_by_port_and_other_protocols_by_rules_without_ports(
             (i, &api, How::Udp(8080), Dropped),
             (i, &api, How::Sctp(8082), Dropped),
         ]);
-        site.put("more.yaml", &policy(
-            "shop/api-all",
-            &format!("{}, ingress: [{{from: [{{{}}}]}}]", app("api"), app("web")),
-        ));
+        site.put(
+            "more.yaml",
+            &policy(
+                "shop/api-all",
+                &format!("{}, ingress: [{{from: [{{{}}}]}}]", app("api"), app("web")),
+            ),
+        );
         table(&[
             (w, &api, How::Tcp(8081), Reached),
             (w, &api, How::Udp(8081), Reached),

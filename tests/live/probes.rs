@@ -50,7 +50,10 @@ pub fn check(probes: &[Probe<'_>]) {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (seen != probe.expected).then(|| {
                 let (from, to, how) = (probe.from.name(), probe.to.1, probe.how);
-                format!("{from} → {to} {how:?}: expected {:?}, seen {seen:?}", probe.expected)
+                format!(
+                    "{from} → {to} {how:?}: expected {:?}, seen {seen:?}",
+                    probe.expected
+                )
             })
         };
         threads.into_iter().filter_map(shown).collect()
@@ -80,7 +83,12 @@ fn ask(from: &Namespace, (there, to): (&Namespace, IpAddr), how: How, patience: 
     match result {
         Ok(()) => Answer::Reached,
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Answer::Dropped,
-        Err(e) if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable) => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable
+            ) =>
+        {
             Answer::Refused
         }
         Err(e) => panic!("{how:?} to {to}: {e}"),
@@ -122,7 +130,11 @@ fn echo(from: &Namespace, to: IpAddr, size: usize, patience: Duration) -> std::i
         socket.send(&question)?;
         let mut answer = vec![0; 2 * LARGE];
         let n = socket.recv(&mut answer)?;
-        assert_eq!((answer[0], &answer[8..n]), (reply, &question[8..]), "what {to} echoes");
+        assert_eq!(
+            (answer[0], &answer[8..n]),
+            (reply, &question[8..]),
+            "what {to} echoes"
+        );
         Ok(())
     })
 }
@@ -180,7 +192,11 @@ impl Stream {
 
     /// Sends and waits for the echo.
     pub fn ask(&mut self, expected: Answer) {
-        let patience = if expected == Answer::Reached { SOON } else { SILENCE };
+        let patience = if expected == Answer::Reached {
+            SOON
+        } else {
+            SILENCE
+        };
         self.0.set_read_timeout(Some(patience)).expect("a timeout");
         self.0.write_all(b"still there?").expect("written");
         let mut answer = [0; 12];
