@@ -203,7 +203,7 @@ impl Packet {
                 let length = 20 + self.options.len() + self.transport.len();
                 header.extend((length as u16).to_be_bytes());
                 let (id, offset) = self.fragment.map_or((1, 0x4000), |f| {
-                    (f.id as u16, f.offset / 8 | if f.more { 0x2000 } else { 0 })
+                    (f.id as u16, (f.offset / 8) | if f.more { 0x2000 } else { 0 })
                 });
                 header.extend(id.to_be_bytes());
                 header.extend(offset.to_be_bytes());
