@@ -379,6 +379,8 @@ static __always_inline void walk_ip6(struct __sk_buff *skb, struct packet *p, __
 	volatile struct packet *cursor = p;
 	int i;
 
+	/* 5.10 takes a loop only where its way back is a jump, and the compiler may lay it out so that it is not. */
+#pragma unroll
 	for (i = 0; i <= EXTENSION_HEADERS; i++) {
 		struct fragment_header h;
 		__u32 at = cursor->l4, length;
