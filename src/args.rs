@@ -2,6 +2,8 @@
 //!
 //! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
 
+mod help;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 
 /// What to do, checked.
@@ -26,17 +29,10 @@ pub enum Command {
 pub struct Run {
     /// Folder of YAML objects, watched.
     pub from: PathBuf,
-    /// Folder in a bpffs, of this instance alone.
-    pub pin_path: PathBuf,
+    pub kernel: Config,
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
     pub log_format: LogFormat,
-    /// Report first packets allowed too, not only denied ones.
-    pub log_allowed: bool,
-    /// A second and CPU; the others are counted as lost.
-    pub events_per_second: u32,
-    pub attach: Attach,
-    pub capacity: Capacity,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -44,34 +40,6 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
-}
-
-/// How programs are attached to an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Attach {
-    /// tcx where the kernel has it, else clsact
-    #[default]
-    Auto,
-    /// tcx links (kernel 6.6 and later)
-    Tcx,
-    /// clsact filters (kernel 5.10 and later)
-    Clsact,
-}
-
-/// Entries that the kernel maps can hold; the ring in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    pub pods: u32,
-    pub addresses: u32,
-    pub networks: u32,
-    pub sources: u32,
-    pub rows: u32,
-    pub tables: u32,
-    pub rules: u32,
-    pub flows4: u32,
-    pub flows6: u32,
-    pub fragments: u32,
-    pub event_ring_bytes: u32,
 }
 
 /// `palisade check`.
@@ -126,19 +94,9 @@ impl Command {
     }
 }
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done; for check: no problem found
-  1  check: problems found; run, clean: failed
-  2  wrong usage, or the folder cannot be read
-
-Environment:
-  PALISADE_LOG  what is logged to stderr, as in info or palisade::node=debug (default: info)
-  Each flag can be set by the variable that its help names; the command line wins.";
-
 /// Kubernetes NetworkPolicy, enforced with eBPF on each pod's host veth.
 #[derive(Debug, Parser)]
-#[command(name = "palisade", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "palisade", version, after_help = help::COMMON, arg_required_else_help = true)]
 struct Raw {
     #[command(subcommand)]
     command: RawCommand,
@@ -147,77 +105,22 @@ struct Raw {
 #[derive(Debug, Subcommand)]
 enum RawCommand {
     /// Enforce the policies of a folder on this machine's pods
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = help::RUN)]
     Run(RawRun),
     /// Say what in a folder cannot be enforced as written
-    #[command(after_help = CHECK_HELP)]
+    #[command(after_help = help::CHECK)]
     Check(RawCheck),
     /// Say whether one pod or address may reach another, and which policy and rule decide
-    #[command(after_help = EXPLAIN_HELP)]
+    #[command(after_help = help::EXPLAIN)]
     Explain(RawExplain),
     /// Say for all pairs of pods which may reach which
-    #[command(after_help = MATRIX_HELP)]
+    #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
-    #[command(after_help = CLEAN_HELP)]
+    #[command(after_help = help::CLEAN)]
     Clean(RawClean),
 }
 
-const RUN_HELP: &str = "\
-Reads Namespace, Pod, NetworkPolicy, Service and EndpointSlice objects, follows every edit, and finds the pods'
-interfaces by their addresses. SIGTERM and SIGINT stop the process and leave enforcement in place; `palisade clean`
-removes it.
-
-Example:
-  palisade run --from examples/shop --listen 127.0.0.1:9810
-
-Exit codes: 0 stopped by a signal; 1 failed; 2 wrong usage.";
-
-const CHECK_HELP: &str = "\
-One line a problem: object: field = value: what is wrong; what to do. Then what was read and what was passed over.
-
-Example:
-  palisade check --from examples/shop
-
-JSON: {\"problems\":[{\"object\",\"field\",\"value\",\"message\",\"remedy\"}],\"read\":{KIND:COUNT},\"skipped\":{KIND:COUNT}}
-
-Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder cannot be read.";
-
-const EXPLAIN_HELP: &str = "\
-SRC and DST are NAMESPACE/POD or an address; an address that a pod has stands for that pod, and DST may be a
-Service's ClusterIP. PORT/PROTO is the destination port and TCP, UDP or SCTP, as in 80/TCP; for protocols without
-ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number.
-
-Examples:
-  palisade explain --from examples/shop shop/web-0 shop/api-0 9000/TCP
-  palisade explain --from examples/shop 203.0.113.9 shop/web-0 8080/TCP -o json
-  palisade explain --from examples/shop guest/intruder shop/db-0 ICMP
-
-JSON: see `flows`: one for each pair of addresses of one family, with `egress`, `ingress` and `verdict`.
-
-Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder cannot be read.
-Problems in the folder go to stderr.";
-
-const MATRIX_HELP: &str = "\
-A row for each ordered pair of pods, each family that both have, and each --port. A pod with itself, pods of the host
-network, finished pods, and pods without an address are left out. A pod with several addresses of one family counts
-with the first.
-
-Examples:
-  palisade matrix --from examples/shop --port 8080/TCP
-  palisade matrix --from examples/shop --port 53/UDP --port ICMP -o json
-
-JSON: [{\"from\",\"to\",\"family\",\"port\",\"egress\",\"ingress\",\"verdict\"}], family IPv4 or IPv6, the last three allow or deny;
-sorted by from, to and family, ports in the order given.
-
-Exit codes: 0 answered; 2 wrong usage, or the folder cannot be read. Problems in the folder go to stderr.";
-
-const CLEAN_HELP: &str = "\
-Works after a crash too. Where nothing is left, it does nothing.
-
-Exit codes: 0 nothing is left; 1 something could not be removed; 2 wrong usage.";
-
-/// Folder of YAML files with the objects
 #[derive(Debug, Args)]
 struct RawFrom {
     /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice
@@ -240,8 +143,25 @@ struct RawPinPath {
 #[derive(Debug, Args)]
 struct RawOutput {
     /// How the answer is written
-    #[arg(short, long, value_enum, env = "PALISADE_OUTPUT", default_value_t)]
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "PALISADE_OUTPUT",
+        default_value_t
+    )]
     output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RawAttach {
+    /// tcx where the kernel has it, else clsact
+    Auto,
+    /// tcx links (kernel 6.6 and later)
+    Tcx,
+    /// clsact filters (kernel 5.10 and later)
+    Clsact,
 }
 
 #[derive(Debug, Args)]
@@ -259,7 +179,13 @@ struct RawRun {
     )]
     listen: SocketAddr,
     /// How log lines are written to stderr
-    #[arg(long, value_enum, env = "PALISADE_LOG_FORMAT", default_value_t)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "PALISADE_LOG_FORMAT",
+        default_value_t
+    )]
     log_format: LogFormat,
     /// Log each flow's first packet also where it is allowed
     #[arg(long, env = "PALISADE_LOG_ALLOWED")]
@@ -273,8 +199,14 @@ struct RawRun {
     )]
     events_per_second: u32,
     /// How programs are attached to the pods' interfaces
-    #[arg(long, value_enum, env = "PALISADE_ATTACH", default_value_t)]
-    attach: Attach,
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        env = "PALISADE_ATTACH",
+        default_value = "auto"
+    )]
+    attach: RawAttach,
     #[command(flatten)]
     capacity: RawCapacity,
 }
@@ -288,37 +220,37 @@ fn entries() -> clap::builder::RangedI64ValueParser<u32> {
 #[command(next_help_heading = "Capacity of the kernel maps, in entries")]
 struct RawCapacity {
     /// Local pods
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_PODS", default_value_t = 1024, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_PODS", default_value_t = MapSizes::default().pods, value_parser = entries())]
     max_pods: u32,
     /// Single peer addresses, for each family
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_ADDRESSES", default_value_t = 262_144, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_ADDRESSES", default_value_t = MapSizes::default().addresses, value_parser = entries())]
     max_addresses: u32,
     /// Peer blocks, for each family
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_NETWORKS", default_value_t = 65_536, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_NETWORKS", default_value_t = MapSizes::default().networks, value_parser = entries())]
     max_networks: u32,
     /// Prefixes that local pods may send from besides their first addresses, for each family
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_SOURCES", default_value_t = 4096, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_SOURCES", default_value_t = MapSizes::default().sources, value_parser = entries())]
     max_sources: u32,
     /// Pairs of a rule set and a class of peers
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_ROWS", default_value_t = 262_144, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_ROWS", default_value_t = MapSizes::default().rows, value_parser = entries())]
     max_rows: u32,
     /// Port tables, in pieces of 32 intervals
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_TABLES", default_value_t = 16_384, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_TABLES", default_value_t = MapSizes::default().tables, value_parser = entries())]
     max_tables: u32,
     /// Rules and isolations that are counted, and 64 for the reasons
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_RULES", default_value_t = 16_384, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_RULES", default_value_t = MapSizes::default().rules, value_parser = entries())]
     max_rules: u32,
     /// Tracked IPv4 flows; the least recently used is forgotten when there is no room
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FLOWS4", default_value_t = 262_144, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FLOWS4", default_value_t = MapSizes::default().flows4, value_parser = entries())]
     max_flows4: u32,
     /// Tracked IPv6 flows, likewise
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FLOWS6", default_value_t = 131_072, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FLOWS6", default_value_t = MapSizes::default().flows6, value_parser = entries())]
     max_flows6: u32,
     /// Fragmented datagrams under way
-    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FRAGMENTS", default_value_t = 16_384, value_parser = entries())]
+    #[arg(long, value_name = "COUNT", env = "PALISADE_MAX_FRAGMENTS", default_value_t = MapSizes::default().fragments, value_parser = entries())]
     max_fragments: u32,
     /// Ring of reported packets, in bytes: a power of two, 4096 or more
-    #[arg(long, value_name = "BYTES", env = "PALISADE_EVENT_RING_BYTES", default_value_t = 1 << 20, value_parser = entries())]
+    #[arg(long, value_name = "BYTES", env = "PALISADE_EVENT_RING_BYTES", default_value_t = MapSizes::default().event_ring, value_parser = entries())]
     event_ring_bytes: u32,
 }
 
@@ -432,19 +364,25 @@ impl RawRun {
         } = self;
         Ok(Run {
             from: from.checked(),
-            pin_path: pin_path.checked(),
+            kernel: Config {
+                pin_path: pin_path.checked(),
+                sizes: capacity.checked()?,
+                log_allowed,
+                events_per_second,
+                attach: match attach {
+                    RawAttach::Auto => AttachKind::Auto,
+                    RawAttach::Tcx => AttachKind::Tcx,
+                    RawAttach::Clsact => AttachKind::Clsact,
+                },
+            },
             listen,
             log_format,
-            log_allowed,
-            events_per_second,
-            attach,
-            capacity: capacity.checked()?,
         })
     }
 }
 
 impl RawCapacity {
-    fn checked(self) -> Result<Capacity, String> {
+    fn checked(self) -> Result<MapSizes, String> {
         let Self {
             max_pods,
             max_addresses,
@@ -463,7 +401,7 @@ impl RawCapacity {
                 "--event-ring-bytes {event_ring_bytes} is not a power of two of at least 4096; the default is 1048576"
             ));
         }
-        Ok(Capacity {
+        Ok(MapSizes {
             pods: max_pods,
             addresses: max_addresses,
             networks: max_networks,
@@ -474,7 +412,7 @@ impl RawCapacity {
             flows4: max_flows4,
             flows6: max_flows6,
             fragments: max_fragments,
-            event_ring_bytes,
+            event_ring: event_ring_bytes,
         })
     }
 }
@@ -487,4 +425,83 @@ fn without_duplicates(ports: Vec<Traffic>) -> Vec<Traffic> {
         }
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::Map;
+
+    fn read(arguments: &str) -> Result<Command, clap::Error> {
+        Command::read(arguments.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Raw::command().debug_assert();
+    }
+
+    #[test]
+    fn without_flags_the_kernel_side_has_its_own_defaults() {
+        let Ok(Command::Run(run)) = read("palisade run --from shop") else {
+            panic!("run is not read");
+        };
+        assert_eq!(run.kernel, Config::default());
+        assert_eq!(run.listen, "127.0.0.1:9810".parse().unwrap());
+        assert_eq!((run.from, run.log_format), ("shop".into(), LogFormat::Text));
+    }
+
+    #[test]
+    fn each_capacity_flag_sets_its_own_map() {
+        let flags = "--max-pods 1 --max-addresses 2 --max-networks 3 --max-sources 4 --max-rows 5 --max-tables 6 \
+                     --max-rules 7 --max-flows4 8 --max-flows6 9 --max-fragments 10 --event-ring-bytes 8192";
+        let Ok(Command::Run(run)) = read(&format!("palisade run --from shop {flags}")) else {
+            panic!("run is not read");
+        };
+        let expected = MapSizes {
+            pods: 1,
+            addresses: 2,
+            networks: 3,
+            sources: 4,
+            rows: 5,
+            tables: 6,
+            rules: 7,
+            flows4: 8,
+            flows6: 9,
+            fragments: 10,
+            event_ring: 8192,
+        };
+        assert_eq!(run.kernel.sizes, expected);
+    }
+
+    /// Messages about full maps name the flag to raise.
+    #[test]
+    fn each_flag_that_a_map_names_exists() {
+        let command = Raw::command();
+        let run = command.find_subcommand("run").expect("run exists");
+        for map in Map::ALL {
+            for flag in map
+                .flag()
+                .split([' ', ','])
+                .filter_map(|word| word.strip_prefix("--"))
+            {
+                assert!(
+                    run.get_arguments().any(|a| a.get_long() == Some(flag)),
+                    "{}: --{flag}",
+                    map.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn repeated_ports_are_asked_once_in_order() {
+        let Ok(Command::Matrix(matrix)) =
+            read("palisade matrix --from shop --port 81/tcp --port ICMP --port 81/TCP")
+        else {
+            panic!("matrix is not read");
+        };
+        let shown: Vec<String> = matrix.ports.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["81/TCP", "ICMP"]);
+    }
 }

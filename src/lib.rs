@@ -4,6 +4,7 @@
 //! `model`, `api`, `resolve` and `compile` are pure: no IO, clock, async, logging, kube client or libbpf.
 
 pub mod api;
+pub mod app;
 pub mod args;
 pub mod bpf;
 pub mod cli;

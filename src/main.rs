@@ -3,7 +3,8 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
 use tracing_subscriber::EnvFilter;
@@ -22,30 +23,37 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE));
         }
     };
-    let failed = match command {
-        Command::Run(_) | Command::Clean(_) => FAILED,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => UNUSABLE,
+    let is_answer = match command {
+        Command::Run(_) | Command::Clean(_) => false,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemsFound) => ExitCode::from(FAILED),
         // The reader has seen enough: `palisade matrix | head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_answer && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            // Where the last word cannot be written, the code is left.
             let _ = writeln!(io::stderr(), "palisade: {}", cli::escape(&format!("{error:#}")));
-            ExitCode::from(failed)
+            ExitCode::from(if is_answer { UNUSABLE } else { FAILED })
         }
     }
 }
 
 fn perform(command: Command) -> Result<Outcome> {
+    match command {
+        Command::Check(question) => answer(|out| cli::check(&question, out)),
+        Command::Explain(question) => answer(|out| cli::explain(&question, out)),
+        Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
+        Command::Run(run) => app::run(run).map(|()| Outcome::Done),
+        Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
+    }
+}
+
+/// On standard output, in large pieces: a matrix may have millions of rows.
+fn answer(write: impl FnOnce(&mut dyn Write) -> Result<Outcome>) -> Result<Outcome> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let outcome = match command {
-        Command::Check(question) => cli::check(&question, &mut out)?,
-        Command::Explain(question) => cli::explain(&question, &mut out)?,
-        Command::Matrix(question) => cli::matrix(&question, &mut out)?,
-        Command::Run(_) | Command::Clean(_) => bail!("this build answers questions only: it has no datapath"),
-    };
+    let outcome = write(&mut out)?;
     out.flush()?;
     Ok(outcome)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -10,7 +11,7 @@ use super::kernel::Kernel;
 use super::plain::Plain;
 use super::tables::Maps;
 use super::{abi, types};
-use crate::compile::RuleKey;
+use crate::compile::{RuleInfo, RuleKey};
 use crate::model::Direction;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,12 +97,31 @@ pub struct MapFill {
     pub capacity: u32,
 }
 
-impl Kernel {
+/// Reads counters beside whoever changes policies, without a lock that a change waits for.
+#[derive(Clone, Debug)]
+pub struct CounterReader {
+    maps: Arc<Maps>,
+    /// Each rule's place and what it is, as of [`Kernel::counter_reader`].
+    rules: Arc<[(RuleKey, u32, RuleInfo)]>,
+    fill: Arc<[MapFill]>,
+}
+
+impl CounterReader {
+    /// The rules that it reads, and what each is.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleKey, &RuleInfo)> {
+        self.rules.iter().map(|(key, _, info)| (*key, info))
+    }
+
+    /// How full the maps were when it was made.
+    pub fn fill(&self) -> &[MapFill] {
+        &self.fill
+    }
+
     /// Reads all counters. Packets that are counted meanwhile may be in the total or not.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn counters(&self) -> Result<Counters> {
+    pub fn read(&self) -> Result<Counters> {
         let mut read = PerCpu::<types::counter>::new(&self.maps, Map::Counters)?;
         let mut total = |index: u32| -> Result<Count> {
             Ok(read.get(index)?.iter().fold(Count::default(), |sum, cpu| Count {
@@ -120,10 +140,31 @@ impl Kernel {
                 counters.reasons.insert((reason, direction), count);
             }
         }
-        for (key, index) in &self.mirror.rules {
+        for (key, index, _) in self.rules.iter() {
             counters.rules.insert(*key, total(*index)?);
         }
         Ok(counters)
+    }
+}
+
+impl Kernel {
+    /// A reader of what is counted now. It does not learn of rules that are added later.
+    pub fn counter_reader(&self) -> CounterReader {
+        let info =
+            |(key, index): (&RuleKey, &u32)| Some((*key, *index, self.mirror.image.rules.get(key)?.clone()));
+        CounterReader {
+            maps: self.maps.clone(),
+            rules: self.mirror.rules.iter().filter_map(info).collect(),
+            fill: self.fill().into(),
+        }
+    }
+
+    /// Reads all counters: see [`CounterReader::read`].
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn counters(&self) -> Result<Counters> {
+        self.counter_reader().read()
     }
 
     /// Events that the programs did not send: too many within a second, or the ring was full.

@@ -23,7 +23,7 @@ use crate::model::Direction;
 pub struct Kernel {
     pub(super) config: Config,
     pub(super) pins: Pins,
-    pub(super) maps: Maps,
+    pub(super) maps: Arc<Maps>,
     /// By direction.
     pub(super) programs: [OwnedFd; 2],
     pub(super) program_ids: [u32; 2],
@@ -90,7 +90,7 @@ impl Kernel {
         let mut kernel = Self {
             config: config.clone(),
             pins,
-            maps,
+            maps: Arc::new(maps),
             programs,
             program_ids,
             pods,

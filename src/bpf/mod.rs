@@ -33,7 +33,7 @@ pub use apply::{Applied, ApplyError};
 pub use attach::Attachment;
 pub use clean::{Cleaned, clean};
 pub use config::{AttachKind, Config, Map, MapSizes};
-pub use counters::{Count, Counters, MapFill, Reason};
+pub use counters::{Count, CounterReader, Counters, MapFill, Reason};
 pub use kernel::{Kernel, Opened, Swept};
 pub use ring::{Event, EventReader};
 pub use steps::Written;

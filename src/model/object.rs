@@ -201,3 +201,20 @@ pub enum Change {
     EndpointSlice(EndpointSlice),
     EndpointSliceGone(ObjectId),
 }
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(object) => write!(f, "Namespace {}", object.name),
+            Self::NamespaceGone(name) => write!(f, "Namespace {name} gone"),
+            Self::Pod(object) => write!(f, "Pod {}", object.id),
+            Self::PodGone { id, .. } => write!(f, "Pod {id} gone"),
+            Self::Policy(object) => write!(f, "NetworkPolicy {}", object.id),
+            Self::PolicyGone { id, .. } => write!(f, "NetworkPolicy {id} gone"),
+            Self::Service(object) => write!(f, "Service {}", object.id),
+            Self::ServiceGone(id) => write!(f, "Service {id} gone"),
+            Self::EndpointSlice(object) => write!(f, "EndpointSlice {}", object.id),
+            Self::EndpointSliceGone(id) => write!(f, "EndpointSlice {id} gone"),
+        }
+    }
+}

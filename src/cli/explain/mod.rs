@@ -159,9 +159,9 @@ impl Explanation {
             }
         }
         flows.sort_by_key(|flow| flow.family);
-        let mut notes = source.notes("source");
-        notes.extend(destination.notes("destination"));
-        if flows.is_empty() && notes.is_empty() {
+        let mut notes = source.notes(cluster, "source");
+        notes.extend(destination.notes(cluster, "destination"));
+        if flows.is_empty() && !source.addresses.is_empty() && !destination.addresses.is_empty() {
             notes.push("the two have no address family in common: no packet goes between them".to_string());
         }
         notes.extend(node_note(source, destination));

@@ -78,7 +78,7 @@ impl<'a> Side<'a> {
     }
 
     /// What is special about it; `role` is source or destination.
-    pub fn notes(&self, role: &str) -> Vec<String> {
+    pub fn notes(&self, cluster: &Cluster, role: &str) -> Vec<String> {
         let Some(pod) = self.pod else {
             return Vec::new();
         };
@@ -95,6 +95,14 @@ impl<'a> Side<'a> {
                 "the {role} {id} is on the host network: policies do not apply to it, selectors do not match it, and \
                  to other pods it is its node's address"
             ));
+        }
+        for address in pod.addresses.iter().filter(|_| pod.is_live()) {
+            if let Some(owner) = cluster.owner(*address).filter(|owner| owner.id != pod.id) {
+                notes.push(format!(
+                    "the {role} {id} shares {address} with the newer pod {}: as a peer, the address stands for that one",
+                    owner.id
+                ));
+            }
         }
         if pod.addresses.is_empty() {
             notes.push(format!(

@@ -1,0 +1,75 @@
+//! What `--help` says besides the flags: meaning, examples, the shapes of JSON answers, exit codes.
+
+/// Under `palisade --help`.
+pub(super) const COMMON: &str = "\
+Exit codes:
+  0  done; for check: no problem found
+  1  check: problems found; run, clean: failed
+  2  wrong usage, or the folder cannot be read
+
+Environment:
+  PALISADE_LOG  what is logged to stderr, as in info or palisade::node=debug (default: info)
+  Each flag can be set by the variable that its help names; the command line wins.";
+
+pub(super) const RUN: &str = "\
+Reads Namespace, Pod, NetworkPolicy, Service and EndpointSlice objects, follows every edit, and finds the pods'
+interfaces by their addresses. SIGTERM and SIGINT stop the process and leave enforcement in place; `palisade clean`
+removes it.
+
+Example:
+  palisade run --from examples/shop --listen 127.0.0.1:9810
+
+Exit codes: 0 stopped by a signal; 1 failed; 2 wrong usage.";
+
+pub(super) const CHECK: &str = "\
+One line a problem: object: field = value: what is wrong; what to do. Then what was read and what was passed over.
+
+Example:
+  palisade check --from examples/shop
+
+JSON: {\"problems\":[{\"object\",\"field\",\"value\",\"message\",\"remedy\"}],\"read\":{KIND:COUNT},\"skipped\":{KIND:COUNT}}
+
+Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder cannot be read.";
+
+pub(super) const EXPLAIN: &str = "\
+SRC and DST are NAMESPACE/POD or an address; an address that a pod has stands for that pod, and DST may be a
+Service's ClusterIP. PORT/PROTO is the destination port and TCP, UDP or SCTP, as in 80/TCP; for protocols without
+ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number.
+
+Examples:
+  palisade explain --from examples/shop shop/web-0 shop/api-0 9000/TCP
+  palisade explain --from examples/shop 203.0.113.9 shop/web-0 8080/TCP -o json
+  palisade explain --from examples/shop guest/intruder shop/db-0 ICMP
+
+JSON:
+  {\"from\",\"to\",\"port\",\"flows\":[{\"family\",\"source\",\"destination\",\"egress\",\"ingress\",\"verdict\"}],\"notes\"}
+  from and to are {\"pod\",\"service\",\"addresses\"}, the first two where there is one; there is a flow for each pair
+  of addresses of one family; egress and ingress are {\"verdict\",\"because\",…}, with because one of
+    open        no policy selects the pod in this direction
+    rule        \"policy\" and \"rule\": the first rule that allows
+    isolated    \"policies\":[{\"policy\",\"rules\":[{\"rule\",\"reason\"}],\"problems\"}]: none allows
+    itself      a pod always reaches itself, through its own Service too
+    notSubject  \"detail\": no pod, or one that policies do not apply to
+    service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP
+
+Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder cannot be read.
+Problems in the folder go to stderr.";
+
+pub(super) const MATRIX: &str = "\
+A row for each ordered pair of pods, each family that both have, and each --port. A pod with itself, pods of the host
+network, finished pods, and pods without an address are left out. A pod with several addresses of one family counts
+with the first.
+
+Examples:
+  palisade matrix --from examples/shop --port 8080/TCP
+  palisade matrix --from examples/shop --port 53/UDP --port ICMP -o json
+
+JSON: [{\"from\",\"to\",\"family\",\"port\",\"egress\",\"ingress\",\"verdict\"}], family IPv4 or IPv6, the last three allow or deny;
+sorted by from, to and family, ports in the order given.
+
+Exit codes: 0 answered; 2 wrong usage, or the folder cannot be read. Problems in the folder go to stderr.";
+
+pub(super) const CLEAN: &str = "\
+Works after a crash too. Where nothing is left, it does nothing.
+
+Exit codes: 0 nothing is left; 1 something could not be removed; 2 wrong usage.";

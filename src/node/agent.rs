@@ -1,0 +1,248 @@
+//! Keeps the kernel at what the policies say: endpoints and pods → image → difference → maps, and programs on veths.
+//!
+//! In: [`Wanted`], from whatever source. Out: what is in force, what is not and why, and what of it to tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tracing::{debug, info, warn};
+
+use super::links::{Links, Sought, Veth};
+use super::scrape::Scrape;
+use crate::bpf::{Applied, ApplyError, Kernel};
+use crate::compile::{Compiled, Endpoints, Image, compile, diff};
+use crate::model::{Pod, Problem};
+use crate::observe::Metrics;
+
+/// What is to be enforced.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    pub endpoints: Endpoints,
+    /// Every pod that may be on this node, by UID.
+    pub pods: BTreeMap<Arc<str>, Pod>,
+}
+
+/// What made a new look necessary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Why {
+    /// Pods came, went or changed: each must be found anew.
+    pub pods: bool,
+    /// Links or routes changed.
+    pub links: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Enforced {
+    pub written: Applied,
+    /// What cannot be enforced as wanted; sorted by where it was found.
+    pub problems: Vec<Problem>,
+    /// Something failed that may work a moment later.
+    pub retry: bool,
+    /// Rows, tables or rules that nothing refers to any more wait for [`Agent::tidy`].
+    pub untidy: bool,
+    pub attached: usize,
+}
+
+/// The one writer of this node's maps and attachments.
+pub struct Agent {
+    kernel: Kernel,
+    links: Links,
+    scrape: Arc<Scrape>,
+    metrics: Metrics,
+    veths: BTreeMap<Arc<str>, Veth>,
+    link_problems: Vec<Problem>,
+    /// By interface: which link it was when the programs were attached.
+    attached: BTreeMap<u32, (Arc<str>, u64)>,
+    /// What the kernel should hold; differs from what it does hold by what is to be tidied.
+    image: Image,
+    swept: bool,
+}
+
+impl Agent {
+    pub fn new(kernel: Kernel, links: Links, metrics: Metrics) -> Self {
+        let scrape = Arc::new(Scrape::new(kernel.counter_reader()));
+        let image = kernel.image().clone();
+        Self {
+            kernel,
+            links,
+            scrape,
+            metrics,
+            veths: BTreeMap::new(),
+            link_problems: Vec::new(),
+            attached: BTreeMap::new(),
+            image,
+            swept: false,
+        }
+    }
+
+    /// For `/metrics`.
+    pub fn counters(&self) -> Arc<Scrape> {
+        self.scrape.clone()
+    }
+
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Resolves when links or routes may have moved a pod. Safe to cancel.
+    ///
+    /// # Errors
+    /// The netlink driver has ended.
+    pub async fn links_changed(&mut self) -> Result<()> {
+        self.links.changed().await
+    }
+
+    /// Brings the kernel to what is wanted. Pods whose interface is not known are not this node's; those that an earlier
+    /// process attached are, until their interface is gone.
+    ///
+    /// # Errors
+    /// The netlink driver has ended, or the kernel no longer tells what it holds. Everything else is a problem, and what was
+    /// in force stays.
+    pub async fn enforce(&mut self, wanted: &Wanted, why: Why) -> Result<Enforced> {
+        let mut enforced = Enforced::default();
+        if why.pods || why.links {
+            self.locate(wanted).await?;
+        }
+        if why.links {
+            for ifindex in self.kernel.forget_gone()? {
+                self.attached.remove(&ifindex);
+            }
+        }
+        let local = self.local(wanted);
+        let Compiled { image, problems } = compile(&wanted.endpoints, &local);
+        let names: BTreeSet<Arc<str>> = local.iter().map(|pod| pod.uid.clone()).collect();
+        enforced.problems = self.link_problems.clone();
+        enforced.problems.extend(problems);
+        match self.publish(&image) {
+            Ok(written) => enforced.written = written,
+            Err(error) => {
+                self.metrics.changes_refused.inc();
+                enforced.problems.push(Problem {
+                    object: "kernel".into(),
+                    field: String::new(),
+                    value: String::new(),
+                    message: error.to_string(),
+                    remedy: "what was in force stays until a change fits".into(),
+                });
+                enforced.retry = matches!(error, ApplyError::Kernel(_));
+            }
+        }
+        self.attach(&names, &mut enforced);
+        if !self.swept && !enforced.retry {
+            let swept = self
+                .kernel
+                .sweep()
+                .context("cannot sweep what earlier processes left")?;
+            if swept.entries + swept.versions > 0 {
+                info!(
+                    entries = swept.entries,
+                    versions = swept.versions,
+                    "swept what earlier processes left"
+                );
+            }
+            self.swept = true;
+        }
+        enforced.untidy = *self.kernel.image() != self.image;
+        enforced.attached = self.attached.len();
+        self.metrics.map_writes.inc_by(enforced.written.map_writes);
+        self.metrics.pods_attached.set(enforced.attached as i64);
+        self.scrape.renew(&self.kernel, enforced.written.map_writes > 0);
+        Ok(enforced)
+    }
+
+    /// Removes rows, tables and rules that nothing refers to any more. Waits some 30 ms for packets on their way.
+    pub fn tidy(&mut self) {
+        let ops = diff(self.kernel.image(), &self.image);
+        match self.kernel.apply(&ops) {
+            Ok(written) => {
+                self.metrics.map_writes.inc_by(written.map_writes);
+                self.scrape.renew(&self.kernel, true);
+                debug!(
+                    map_writes = written.map_writes,
+                    "removed what nothing refers to any more"
+                );
+            }
+            Err(error) => warn!(%error, "cannot remove what nothing refers to any more"),
+        }
+    }
+
+    async fn locate(&mut self, wanted: &Wanted) -> Result<()> {
+        let sought: Vec<Sought> = wanted
+            .pods
+            .values()
+            .filter(|pod| pod.is_live() && !pod.addresses.is_empty())
+            .map(|pod| Sought {
+                uid: pod.uid.clone(),
+                id: pod.id.clone(),
+                addresses: pod.addresses.clone(),
+            })
+            .collect();
+        let located = self.links.locate(&sought).await?;
+        self.veths = located.veths;
+        self.link_problems = located.problems;
+        Ok(())
+    }
+
+    /// Pods behind an interface of this node: those found, and those that are attached and were not found elsewhere.
+    fn local<'w>(&self, wanted: &'w Wanted) -> Vec<&'w Pod> {
+        let mut uids: BTreeSet<Arc<str>> = self.veths.keys().cloned().collect();
+        uids.extend(
+            self.kernel
+                .attachments()
+                .into_iter()
+                .map(|attachment| attachment.uid),
+        );
+        uids.iter()
+            .filter_map(|uid| wanted.pods.get(uid))
+            .filter(|pod| pod.is_live())
+            .collect()
+    }
+
+    /// What is wanted comes into force now; what is left over goes later, or now where it takes the room.
+    fn publish(&mut self, image: &Image) -> Result<Applied, ApplyError> {
+        let ops = diff(self.kernel.image(), image);
+        let written = match self.kernel.publish(&ops) {
+            Err(ApplyError::Full { .. }) if *self.kernel.image() != self.image => {
+                self.tidy();
+                let ops = diff(self.kernel.image(), image);
+                self.kernel.publish(&ops)?
+            }
+            other => other?,
+        };
+        self.image.clone_from(image);
+        Ok(written)
+    }
+
+    /// Programs on every interface that has a pod; only after the pod's state is there, so that no packet meets a program
+    /// that knows less than it should. An interface whose pod is gone keeps its programs, and denies, until it is gone too.
+    fn attach(&mut self, local: &BTreeSet<Arc<str>>, enforced: &mut Enforced) {
+        for (uid, veth) in &self.veths {
+            if !local.contains(uid) {
+                continue;
+            }
+            let is = (uid.clone(), veth.incarnation);
+            if self.attached.get(&veth.ifindex) == Some(&is) {
+                continue;
+            }
+            match self.kernel.attach(uid, veth.ifindex) {
+                Ok(written) => {
+                    enforced.written.map_writes += written.map_writes;
+                    self.attached.insert(veth.ifindex, is);
+                    info!(interface = %veth.name, ifindex = veth.ifindex, pod = %uid, "attached");
+                }
+                Err(error) => {
+                    enforced.retry = true;
+                    enforced.problems.push(Problem {
+                        object: format!("interface {} ({})", veth.name, veth.ifindex),
+                        field: String::new(),
+                        value: String::new(),
+                        message: format!("{error:#}"),
+                        remedy: "it is tried again each second; until then its pod is not enforced".into(),
+                    });
+                }
+            }
+        }
+    }
+}
