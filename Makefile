@@ -2,10 +2,12 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
+# Empty for root, and where there is no sudo: what is run then says what it needs.
+AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
 BENCH_PACKAGES := jq
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages bench-packages build test lint deny kernels semantics differential bench
+.PHONY: packages kernel-packages bench-packages build test lint deny demo kernels semantics differential bench
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
@@ -26,6 +28,11 @@ build: packages
 lint: packages deny
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# A small shop in network namespaces, judged by the real thing; some 20 s once built. Only the last step is run as root.
+demo: packages
+	$(CARGO) build --locked --release --bin palisade --example demo
+	$(AS_ROOT) $${CARGO_TARGET_DIR:-target}/release/examples/demo
 
 test: packages lint
 	$(CARGO) test --locked

@@ -58,11 +58,14 @@ impl Standalone {
         let mut problems = Problems::default();
         let mut tick = interval(RETRY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut retry, mut tidy_at, mut lost) = (false, None::<tokio::time::Instant>, 0);
+        let (mut first, mut retry, mut tidy_at, mut lost) = (true, false, None::<tokio::time::Instant>, 0);
         loop {
-            let mut why = Why::default();
-            let mut reread = self.ready.is_some();
-            if !reread {
+            let mut why = Why {
+                pods: first,
+                ..Why::default()
+            };
+            let mut reread = first;
+            if !std::mem::take(&mut first) {
                 let lull = tidy_at.unwrap_or_else(tokio::time::Instant::now);
                 tokio::select! {
                     biased;
@@ -107,7 +110,6 @@ impl Standalone {
                     take(&mut index, &mut wanted, refresh.changes);
                     problems.resolve = index.problems();
                 }
-                news.why.pods |= self.ready.is_some();
             }
             let enforced = self.agent.enforce(&wanted, news.why).await?;
             let took = begun.elapsed();
@@ -120,7 +122,10 @@ impl Standalone {
             news.log(&enforced, took);
             problems.node = enforced.problems;
             self.metrics.set_problems(problems.report());
-            if let Some(ready) = self.ready.take() {
+            if !enforced.refused
+                && let Some(ready) = self.ready.take()
+            {
+                drop(ready);
                 info!(
                     policies = wanted.endpoints.len(),
                     pods = wanted.pods.len(),
@@ -128,7 +133,6 @@ impl Standalone {
                     took = ?took,
                     "in force: {}", self.from.display()
                 );
-                drop(ready);
             }
         }
         self.reader.stop()

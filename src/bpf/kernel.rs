@@ -158,6 +158,14 @@ impl Kernel {
         self.mirror.image.rules.get(key)
     }
 
+    /// Whether another version's maps are there too: until [`Self::sweep`], its programs may judge by those.
+    ///
+    /// # Errors
+    /// The pin path cannot be listed.
+    pub fn has_predecessor(&self) -> Result<bool> {
+        Ok(!self.pins.other_versions()?.is_empty())
+    }
+
     /// Removes what earlier processes left and no image refers to: halves of what a crash interrupted, maps of other ABI
     /// versions. To be called once what is wanted has been applied and every pod is attached; until then such leavings
     /// may be what is in force.

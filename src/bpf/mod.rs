@@ -30,7 +30,7 @@ mod tables;
 mod test_run;
 
 pub use apply::{Applied, ApplyError};
-pub use attach::Attachment;
+pub use attach::{Attachment, has_interface};
 pub use clean::{Cleaned, clean};
 pub use config::{AttachKind, Config, Map, MapSizes};
 pub use counters::{Count, CounterReader, Counters, MapFill, Reason};

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::links::{Links, Sought, Veth};
 use super::scrape::Scrape;
-use crate::bpf::{Applied, ApplyError, Kernel};
+use crate::bpf::{self, Applied, ApplyError, Kernel};
 use crate::compile::{Compiled, Endpoints, Image, compile, diff};
 use crate::model::{Pod, Problem};
 use crate::observe::Metrics;
@@ -38,6 +38,8 @@ pub struct Enforced {
     pub written: Applied,
     /// What cannot be enforced as wanted; sorted by where it was found.
     pub problems: Vec<Problem>,
+    /// The change does not fit, or the kernel did not take it: what was in force before stays.
+    pub refused: bool,
     /// Something failed that may work a moment later.
     pub retry: bool,
     /// Rows, tables or rules that nothing refers to any more wait for [`Agent::tidy`].
@@ -108,6 +110,7 @@ impl Agent {
         if why.links {
             for ifindex in self.kernel.forget_gone()? {
                 self.attached.remove(&ifindex);
+                info!(ifindex, "forgotten: the interface is gone");
             }
         }
         let local = self.local(wanted);
@@ -126,11 +129,15 @@ impl Agent {
                     message: error.to_string(),
                     remedy: "what was in force stays until a change fits".into(),
                 });
+                enforced.refused = true;
                 enforced.retry = matches!(error, ApplyError::Kernel(_));
             }
         }
-        self.attach(&names, &mut enforced);
-        if !self.swept && !enforced.retry {
+        // Until these maps hold what is wanted, an earlier version's programs go on judging where they do.
+        if !enforced.refused || !self.kernel.has_predecessor()? {
+            self.attach(&names, &mut enforced);
+        }
+        if !self.swept && !enforced.refused && !enforced.retry {
             let swept = self
                 .kernel
                 .sweep()
@@ -145,7 +152,11 @@ impl Agent {
             self.swept = true;
         }
         enforced.untidy = *self.kernel.image() != self.image;
-        enforced.attached = self.attached.len();
+        enforced.attached = self
+            .attached
+            .values()
+            .filter(|(uid, _)| names.contains(uid))
+            .count();
         self.metrics.map_writes.inc_by(enforced.written.map_writes);
         self.metrics.pods_attached.set(enforced.attached as i64);
         self.scrape.renew(&self.kernel, enforced.written.map_writes > 0);
@@ -232,6 +243,8 @@ impl Agent {
                     self.attached.insert(veth.ifindex, is);
                     info!(interface = %veth.name, ifindex = veth.ifindex, pod = %uid, "attached");
                 }
+                // A notification of that is on its way.
+                Err(_) if !bpf::has_interface(veth.ifindex) => {}
                 Err(error) => {
                     enforced.retry = true;
                     enforced.problems.push(Problem {
