@@ -45,6 +45,7 @@ deny:
 # Packet tables and attaching, on Debian's kernels in QEMU guests; e2e/kernels/run says what can be chosen.
 kernels: packages kernel-packages
 	CARGO='$(CARGO)' e2e/kernels/run
+
 # Each line of docs/semantics.md with its tests; fails on one that is due and has none.
 semantics: packages
 	$(CARGO) test --locked --test semantics -- --nocapture every_line

@@ -321,7 +321,7 @@ pub fn arp(operation: u16, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
         .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .map(|pair| (u32::from(pair[0]) << 8) | u32::from(*pair.get(1).unwrap_or(&0)))
         .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
