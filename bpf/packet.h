@@ -370,62 +370,87 @@ struct fragment_header {
 	__u32 id_be;
 };
 
+enum step {
+	STEP_ON = 0,
+	STEP_DONE = 1, /* the transport header is reached, a fragment that is not the first, or a reason */
+};
+
 /*
- * The chain of extension headers, up to `end`. The cursor and the next header live in the packet, that is in a map: on
- * the stack the verifier would follow each of their values, one for every chain there can be.
+ * One extension header of packet[quoted], at l4, of those that end at `end`; `read` of them have been read. A function of its
+ * own, which the verifier walks once and not for each place in each chain.
  */
-static __always_inline void walk_ip6(struct __sk_buff *skb, struct packet *p, __u32 end)
+__noinline int step_ip6(struct __sk_buff *skb, __u32 end, __u32 read, __u32 quoted)
 {
-	volatile struct packet *cursor = p;
-	int i;
+	struct scratch *scratch = scratch_of_cpu();
+	struct fragment_header h;
+	__u32 at, length;
+	struct packet *p;
+	__u8 next;
 
-	for (i = 0; i <= EXTENSION_HEADERS; i++) {
-		struct fragment_header h;
-		__u32 at = cursor->l4, length;
-		__u8 next = cursor->protocol;
-
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_AH && next != IPPROTO_FRAGMENT) {
-			p->l4_length = end < at ? 0 : end - at > 65535 ? 65535 : end - at;
-			if (cursor->first_end)
-				p->first_end = at - cursor->first_end;
-			set_protocol(p, next);
-			return;
-		}
-		if (i == EXTENSION_HEADERS)
-			break;
-		if (at + 8 > end || bpf_skb_load_bytes(skb, at, &h, sizeof(h)))
-			return unreadable(p, REASON_MALFORMED);
-		if (next == IPPROTO_FRAGMENT) {
-			__u16 fragment = bpf_ntohs(h.offset_be);
-
-			if (cursor->fragment_offset != NO_FRAGMENT_HEADER) /* a second one */
-				break;
-			p->id_be = h.id_be;
-			cursor->fragment_offset = fragment & 0xfff8;
-			cursor->protocol = h.next;
-			at += 8;
-			if (fragment & 0xfff8) {
-				p->fragment = FRAGMENT_LATER;
-				return set_protocol(p, h.next);
-			}
-			if (fragment & 1) {
-				p->fragment = FRAGMENT_FIRST;
-				cursor->first_end = at;
-			}
-		} else {
-			/* A routing header with segments left: bound for elsewhere than its destination address. */
-			if (next == IPPROTO_ROUTING && (bpf_ntohs(h.offset_be) & 0xff))
-				break;
-			length = h.length;
-			at += next == IPPROTO_AH ? (length + 2) << 2 : (length + 1) << 3;
-			cursor->protocol = h.next;
-		}
-		if (at > 65535)
-			return unreadable(p, REASON_MALFORMED);
-		cursor->l4 = at;
+	if (!scratch)
+		return STEP_DONE;
+	p = &scratch->packet[quoted & QUOTED];
+	at = p->l4;
+	next = p->protocol;
+	if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH &&
+	    next != IPPROTO_FRAGMENT) {
+		p->l4_length = end < at ? 0 : end - at > 65535 ? 65535 : end - at;
+		if (p->first_end)
+			p->first_end = at - p->first_end;
+		set_protocol(p, next);
+		return STEP_DONE;
 	}
+	if (read == EXTENSION_HEADERS)
+		goto refused;
+	if (at + 8 > end || bpf_skb_load_bytes(skb, at, &h, sizeof(h)))
+		goto malformed;
+	if (next == IPPROTO_FRAGMENT) {
+		__u16 fragment = bpf_ntohs(h.offset_be);
+
+		if (p->fragment_offset != NO_FRAGMENT_HEADER) /* a second one */
+			goto refused;
+		p->id_be = h.id_be;
+		p->fragment_offset = fragment & 0xfff8;
+		p->protocol = h.next;
+		at += 8;
+		if (fragment & 0xfff8) {
+			p->fragment = FRAGMENT_LATER;
+			set_protocol(p, h.next);
+			return STEP_DONE;
+		}
+		if (fragment & 1) {
+			p->fragment = FRAGMENT_FIRST;
+			p->first_end = at;
+		}
+	} else {
+		/* A routing header with segments left: bound for elsewhere than its destination address. */
+		if (next == IPPROTO_ROUTING && (bpf_ntohs(h.offset_be) & 0xff))
+			goto refused;
+		p->protocol = h.next;
+		length = h.length;
+		at += next == IPPROTO_AH ? (length + 2) << 2 : (length + 1) << 3;
+	}
+	if (at > 65535)
+		goto malformed;
+	p->l4 = at;
+	return STEP_ON;
+malformed:
+	unreadable(p, REASON_MALFORMED);
+	return STEP_DONE;
+refused:
 	unreadable(p, REASON_EXTENSION);
+	return STEP_DONE;
+}
+
+/* The chain of extension headers, up to `end`. Unrolled: not every loop is laid out as 5.10 takes it. */
+static __always_inline void walk_ip6(struct __sk_buff *skb, __u32 end, __u32 quoted)
+{
+	__u32 read;
+
+#pragma unroll
+	for (read = 0; read <= EXTENSION_HEADERS; read++)
+		if (step_ip6(skb, end, read, quoted) == STEP_DONE)
+			return;
 }
 
 static __always_inline void parse_ip6(struct __sk_buff *skb, struct packet *p, int quoted)
@@ -446,7 +471,7 @@ static __always_inline void parse_ip6(struct __sk_buff *skb, struct packet *p, i
 		end = skb->len;
 	if ((*(__u8 *)&ip & 0xf0) != 0x60 || (!quoted && end > skb->len))
 		return unreadable(p, REASON_MALFORMED);
-	walk_ip6(skb, p, end);
+	walk_ip6(skb, end, quoted);
 }
 
 /* The IP packet at l4 of packet[quoted]. QUOTED: the beginning of one, inside an ICMP error. */
@@ -474,7 +499,7 @@ __noinline int parse_ip(struct __sk_buff *skb, __u32 ipv6, __u32 quoted)
 /* Any frame. What cannot be judged has a reason; the addresses are there unless kind is KIND_UNREAD. */
 static __noinline int parse(struct __sk_buff *skb, struct packet *p, __u8 direction)
 {
-	volatile struct packet *cursor = p; /* see walk_ip6() */
+	volatile struct packet *cursor = p; /* in memory, or the verifier would follow each value */
 	__u16 tag[2];
 	int i;
 

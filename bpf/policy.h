@@ -29,6 +29,13 @@ static __always_inline __u32 class_of(const struct packet *p)
 	return class_id ? *class_id : 0;
 }
 
+/* An index that 5.10 sees to be one: the compiler knows already, and would leave the mask away. */
+static __always_inline __u64 l4_index(__u64 at)
+{
+	asm volatile("" : "+r"(at));
+	return at & (L4_FANOUT - 1);
+}
+
 /*
  * The interval that holds `value`, by binary search without branches, so that the verifier walks it once a level.
  * Entries from `count` on hold 0xffffffff in first[].
@@ -46,12 +53,11 @@ static __always_inline __u32 l4_search(__u32 id, __u32 value)
 #pragma unroll
 		for (step = L4_FANOUT / 2; step; step >>= 1) {
 			/* All ones where first <= value. */
-			__s64 not_above = ((__s64)node->first[(at + step) & (L4_FANOUT - 1)] - (__s64)value - 1) >> 63;
+			__s64 not_above = ((__s64)node->first[l4_index(at + step)] - (__s64)value - 1) >> 63;
 
 			at += step & not_above;
-			at &= L4_FANOUT - 1;
 		}
-		id = node->target[at];
+		id = node->target[l4_index(at)];
 		if (node->level == 0)
 			return id;
 	}
