@@ -2,15 +2,19 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
+# Empty for root, and where there is no sudo: what is run then says what it needs.
+AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
+BENCH_PACKAGES := jq
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages build test lint deny kernels semantics differential
+.PHONY: packages kernel-packages bench-packages build test lint deny demo kernels semantics differential bench
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
+bench-packages: INSTALL := $(BENCH_PACKAGES)
 
 # Silent and without root where all is there already.
-packages kernel-packages:
+packages kernel-packages bench-packages:
 	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(INSTALL) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
 		| sort | comm -13 - <(printf '%s\n' $(INSTALL) | sort)); \
 	if [ -n "$$missing" ]; then \
@@ -24,6 +28,11 @@ build: packages
 lint: packages deny
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# A small shop in network namespaces, judged by the real thing; some 20 s once built. Only the last step is run as root.
+demo: packages
+	$(CARGO) build --locked --release --bin palisade --example demo
+	$(AS_ROOT) $${CARGO_TARGET_DIR:-target}/release/examples/demo
 
 test: packages lint
 	$(CARGO) test --locked
@@ -43,3 +52,10 @@ semantics: packages
 # PALISADE_SEED repeats a run.
 differential: packages
 	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} $(CARGO) test --locked --release --test differential -- --nocapture
+
+# As root. Each part writes target/bench.<part>.json; one file of them all is made at the end.
+bench: packages bench-packages
+	@rm -f target/bench.json target/bench.*.json
+	$(CARGO) bench --locked --bench datapath --bench resolve
+	@jq -s add target/bench.*.json >target/bench.json
+	@echo 'wrote target/bench.json'

@@ -98,62 +98,92 @@ static __always_inline void set_addresses6(struct packet *p, const __u32 *source
 }
 
 /*
- * The common case, read in place: TCP or UDP right behind a plain IPv4 or IPv6 header, whole, untagged. False: nothing
- * is read that parse() would miss.
+ * The common case, read in place: TCP or UDP right behind a plain IPv4 or IPv6 header, whole, untagged. Fills the key and says
+ * the address family; 0: it is not that, and nothing is read that parse() would miss.
  */
-static __always_inline int quick(struct __sk_buff *skb, struct packet *p, const __u8 direction)
+static __always_inline __u8 quick(struct __sk_buff *skb, struct plain *q, const __u8 direction)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *eth = data;
+	__u16 ethertype_be, length;
 	__u8 *l4;
 
-	p->direction = direction;
-	p->ifindex = skb->ifindex;
-	p->length = skb->len;
-	if (skb->vlan_present)
+	if (skb->vlan_present || data + ETH_HLEN + sizeof(struct iphdr) + 8 > end)
 		return 0;
-	if (data + sizeof(*eth) + sizeof(struct iphdr) + 8 > end)
-		return 0;
-	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = data + sizeof(*eth);
-		__u16 length = bpf_ntohs(ip->tot_len);
+	ethertype_be = *(__u16 *)(data + ETH_HLEN - 2);
+	if (ethertype_be == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
 
 		if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 			return 0;
+		length = bpf_ntohs(ip->tot_len);
 		l4 = (void *)(ip + 1);
-		if (ip->protocol == IPPROTO_TCP) {
+		q->protocol = ip->protocol;
+		q->tcp_flags = 0;
+		if (q->protocol == IPPROTO_TCP) {
 			if (length < 40 || l4 + 20 > (__u8 *)end)
 				return 0;
-			p->tcp_flags = l4[13];
-		} else if (ip->protocol != IPPROTO_UDP || length < 28) {
+			q->tcp_flags = l4[13];
+		} else if (q->protocol != IPPROTO_UDP || length < 28) {
 			return 0;
 		}
-		set_addresses4(p, ip->saddr, ip->daddr);
-		set_protocol(p, ip->protocol);
-	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = data + sizeof(*eth);
-		__u16 length;
+		q->key.v4 = (struct ct4_key){
+			.ifindex = skb->ifindex,
+			.local_be = direction == EGRESS ? ip->saddr : ip->daddr,
+			.remote_be = direction == EGRESS ? ip->daddr : ip->saddr,
+			.local_port_be = *(__u16 *)(direction == EGRESS ? l4 : l4 + 2),
+			.remote_port_be = *(__u16 *)(direction == EGRESS ? l4 + 2 : l4),
+			.protocol = q->protocol,
+		};
+		return 4;
+	}
+	if (ethertype_be == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
 
 		l4 = (void *)(ip + 1);
 		if (l4 + 8 > (__u8 *)end || (*(__u8 *)ip & 0xf0) != 0x60)
 			return 0;
 		length = bpf_ntohs(ip->payload_len);
-		if (ip->nexthdr == IPPROTO_TCP) {
+		q->protocol = ip->nexthdr;
+		q->tcp_flags = 0;
+		if (q->protocol == IPPROTO_TCP) {
 			if (length < 20 || l4 + 20 > (__u8 *)end)
 				return 0;
-			p->tcp_flags = l4[13];
-		} else if (ip->nexthdr != IPPROTO_UDP || length < 8) {
+			q->tcp_flags = l4[13];
+		} else if (q->protocol != IPPROTO_UDP || length < 8) {
 			return 0;
 		}
-		set_addresses6(p, ip->saddr.in6_u.u6_addr32, ip->daddr.in6_u.u6_addr32);
-		set_protocol(p, ip->nexthdr);
-	} else {
-		return 0;
+		q->key.v6 = (struct ct6_key){
+			.ifindex = skb->ifindex,
+			.local_port_be = *(__u16 *)(direction == EGRESS ? l4 : l4 + 2),
+			.remote_port_be = *(__u16 *)(direction == EGRESS ? l4 + 2 : l4),
+			.protocol = q->protocol,
+		};
+		__builtin_memcpy(q->key.v6.local_be, direction == EGRESS ? &ip->saddr : &ip->daddr, 16);
+		__builtin_memcpy(q->key.v6.remote_be, direction == EGRESS ? &ip->daddr : &ip->saddr, 16);
+		return 6;
 	}
-	set_ports(p, *(__u16 *)l4, *(__u16 *)(l4 + 2));
-	p->ethertype_be = eth->h_proto;
+	return 0;
+}
+
+/* What quick() read, as parse() would have given it. */
+static __always_inline void copy_plain(struct __sk_buff *skb, struct packet *p, const struct plain *q, __u8 family,
+				       __u8 direction)
+{
+	__builtin_memset(p, 0, sizeof(*p));
+	if (family == 4) {
+		p->key.v4 = q->key.v4;
+		p->ethertype_be = bpf_htons(ETH_P_IP);
+	} else {
+		p->key.v6 = q->key.v6;
+		p->ethertype_be = bpf_htons(ETH_P_IPV6);
+	}
+	p->ifindex = skb->ifindex;
+	p->length = skb->len;
+	p->family = family;
+	p->protocol = q->protocol;
+	p->direction = direction;
 	p->kind = KIND_FLOW;
-	return 1;
+	p->tcp_flags = q->tcp_flags;
 }
 
 static __always_inline void unreadable(struct packet *p, __u8 reason)

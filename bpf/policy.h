@@ -120,7 +120,7 @@ static __always_inline int owns6(const struct pod_state *pod, __u32 slot, const 
 }
 
 /* Whether the local address of an IP packet is the pod's own. */
-static __noinline int owns_local(const struct packet *p, const struct pod_state *pod, __u32 slot)
+static __always_inline int owns_local(const struct packet *p, const struct pod_state *pod, __u32 slot)
 {
 	if (p->family == 4)
 		return owns4(pod, slot, p->key.v4.local_be);

@@ -41,14 +41,19 @@ fn main() -> ExitCode {
 }
 
 fn perform(command: Command) -> Result<Outcome> {
+    match command {
+        Command::Check(question) => answer(|out| cli::check(&question, out)),
+        Command::Explain(question) => answer(|out| cli::explain(&question, out)),
+        Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
+        Command::Run(run) => app::run(run).map(|()| Outcome::Done),
+        Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
+    }
+}
+
+/// On standard output, in large pieces: a matrix may have millions of rows.
+fn answer(write: impl FnOnce(&mut dyn Write) -> Result<Outcome>) -> Result<Outcome> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let outcome = match command {
-        Command::Check(question) => cli::check(&question, &mut out)?,
-        Command::Explain(question) => cli::explain(&question, &mut out)?,
-        Command::Matrix(question) => cli::matrix(&question, &mut out)?,
-        Command::Run(run) => app::run(run).map(|()| Outcome::Done)?,
-        Command::Clean(clean) => app::clean(&clean, &mut out).map(|()| Outcome::Done)?,
-    };
+    let outcome = write(&mut out)?;
     out.flush()?;
     Ok(outcome)
 }

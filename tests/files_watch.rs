@@ -304,6 +304,12 @@ fn a_document_that_breaks_keeps_what_it_was_and_its_neighbours_go_on() {
     let unreadable = b"\xff\xfe\x00";
     fs::write(w.at("a.yaml"), unreadable).unwrap();
     assert_eq!(w.folder.refresh().changes, []);
+    let emptied = w.write("a.yaml", "");
+    assert_eq!(
+        (emptied.changes, emptied.problems.len()),
+        (vec![], 1),
+        "a write that failed"
+    );
     let corrected = w.write("a.yaml", &policy("a", 80));
     assert!(corrected.changes.iter().any(|c| is_gone(c, "b")), "{corrected:?}");
     assert_eq!(corrected.problems, []);

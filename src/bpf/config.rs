@@ -110,7 +110,7 @@ macro_rules! maps {
             }
         }
 
-        // A map that is added to maps.h fails to compile here until it is listed.
+        // Each of them is in the object. (That each of the object's maps is here, load checks.)
         const _: fn(OpenPalisadeSkel<'_>) = |skel| {
             let _ = ($(&skel.maps.$name,)+);
         };

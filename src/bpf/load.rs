@@ -26,6 +26,9 @@ use super::{abi, notes};
 /// The programs' names, as pinned and as the kernel knows them: by [`Direction`](crate::model::Direction).
 pub(super) const PROGRAMS: [&str; 2] = ["to_pod", "from_pod"];
 
+/// Maps that hold nothing from one packet to the next. (libbpf's own, such as .rodata, have a dot in their names.)
+const UNPINNED: &[&str] = &["scratch"];
+
 /// Lines of the verifier's log that an error carries.
 const LOG_TAIL: usize = 40;
 
@@ -142,8 +145,13 @@ fn verify(config: &Config, pinned: &BTreeMap<Map, OpenMap>) -> Result<Verified> 
         .map_err(|error| log.explain(error, "the built-in BPF object cannot be opened"))?;
     set_switches(config, &mut skel)?;
     for mut map in skel.open_object_mut().maps_mut() {
-        let Some(known) = by_name(&map.name().to_string_lossy()) else {
-            continue;
+        let name = map.name().to_string_lossy().into_owned();
+        let Some(known) = by_name(&name) else {
+            let of_one_load = name.contains('.') || UNPINNED.contains(&&*name);
+            if of_one_load {
+                continue;
+            }
+            bail!("map {name} is in the BPF object, but not among the maps that are pinned");
         };
         map.set_max_entries(config.sizes.of(known))?;
         if let Some(open) = pinned.get(&known) {

@@ -61,16 +61,7 @@ pub fn read(path: &Path, shown: &Path) -> (Option<Stamp>, Contents) {
             Some(stamp),
             parse(&shown, &bytes, path.extension().is_some_and(|e| e == "json")),
         ),
-        Err(Refused { message, remedy }) => (
-            None,
-            Contents::unreadable(Problem {
-                object: shown,
-                field: String::new(),
-                value: String::new(),
-                message,
-                remedy: remedy.to_string(),
-            }),
-        ),
+        Err(Refused { message, remedy }) => (None, Contents::unreadable(problem(shown, message, remedy))),
     }
 }
 
@@ -138,6 +129,17 @@ fn too_large(size: u64) -> Refused {
     }
 }
 
+/// A problem of a file, a document or a folder as a whole.
+pub fn problem(object: impl Into<String>, message: impl Into<String>, remedy: &str) -> Problem {
+    Problem {
+        object: object.into(),
+        field: String::new(),
+        value: String::new(),
+        message: message.into(),
+        remedy: remedy.to_string(),
+    }
+}
+
 /// An error of the system, as people read it.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
@@ -146,15 +148,7 @@ pub fn reason(error: &io::Error) -> String {
 
 /// From bytes to objects. Pure.
 pub fn parse(shown: &str, bytes: &[u8], is_json: bool) -> Contents {
-    let refuse = |message: String, remedy: &str| {
-        Contents::unreadable(Problem {
-            object: shown.to_string(),
-            field: String::new(),
-            value: String::new(),
-            message,
-            remedy: remedy.to_string(),
-        })
-    };
+    let refuse = |message: String, remedy: &str| Contents::unreadable(problem(shown, message, remedy));
     let line_of = |position: usize| 1 + bytes[..position].iter().filter(|byte| **byte == b'\n').count();
     if let Some(position) = bytes.iter().position(|byte| *byte == 0) {
         let message = format!("holds binary data (a zero byte in line {})", line_of(position));
@@ -167,7 +161,10 @@ pub fn parse(shown: &str, bytes: &[u8], is_json: bool) -> Contents {
             return refuse(message, "save it as UTF-8");
         }
     };
-    let mut contents = Contents::default();
+    let mut contents = Contents {
+        empty: bytes.is_empty(),
+        ..Contents::default()
+    };
     let mut more = 0;
     let mut take = |document: Document<'_>| {
         add(shown, &document, &mut contents);
@@ -180,13 +177,10 @@ pub fn parse(shown: &str, bytes: &[u8], is_json: bool) -> Contents {
         document::yaml(text).for_each(&mut take);
     }
     if more > 0 {
-        contents.problems.push(Problem {
-            object: shown.to_string(),
-            field: String::new(),
-            value: String::new(),
-            message: format!("has {more} more problems"),
-            remedy: "correct those above first".to_string(),
-        });
+        let message = format!("has {more} more problems");
+        contents
+            .problems
+            .push(problem(shown, message, "correct those above first"));
     }
     contents
 }
@@ -209,13 +203,8 @@ fn add(shown: &str, document: &Document<'_>, contents: &mut Contents) {
             };
             contents.items.extend(stand_in);
             contents.doubtful = true;
-            contents.problems.push(Problem {
-                object: place,
-                field: String::new(),
-                value: String::new(),
-                message: format!("cannot be parsed{line}: {}", error.message),
-                remedy: remedy.to_string(),
-            });
+            let message = format!("cannot be parsed{line}: {}", error.message);
+            contents.problems.push(problem(place, message, remedy));
         }
     }
 }

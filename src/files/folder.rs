@@ -8,7 +8,6 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use super::file::{self, Stamp};
-use super::object::Contents;
 use super::state::State;
 use super::text;
 use super::walk::{self, Listing};
@@ -154,12 +153,10 @@ impl Folder {
         {
             self.watch.follow(link);
         }
-        let vanished = |reason: String| Problem {
-            object: text::path(&self.given),
-            field: String::new(),
-            value: String::new(),
-            message: format!("the folder {reason}; everything stays as it was"),
-            remedy: "bring it back with its files".to_string(),
+        let given = text::path(&self.given);
+        let vanished = |reason: String| {
+            let message = format!("the folder {reason}; everything stays as it was");
+            file::problem(given.as_str(), message, "bring it back with its files")
         };
         let listing = match listing {
             Err(error) => {
@@ -243,13 +240,7 @@ impl Folder {
     }
 
     fn folder_problem(&self, folder: &Path, message: String, remedy: &str) -> Problem {
-        Problem {
-            object: text::path(&self.given.join(folder)),
-            field: String::new(),
-            value: String::new(),
-            message,
-            remedy: remedy.to_string(),
-        }
+        file::problem(text::path(&self.given.join(folder)), message, remedy)
     }
 
     /// Files behind links that are other files now.
@@ -305,16 +296,11 @@ pub fn read_once(folder: &Path) -> anyhow::Result<(State, Vec<Problem>)> {
         state.put(&Arc::from(path.as_path()), contents);
     }
     let unlisted = listing.unlisted.iter().map(|(below, error)| {
-        let problem = Problem {
-            object: text::path(&folder.join(below)),
-            field: String::new(),
-            value: String::new(),
-            message: format!("cannot be listed: {}", file::reason(error)),
-            remedy: "let the user that runs Palisade list it".to_string(),
-        };
-        Contents::unreadable(problem).problems
+        let message = format!("cannot be listed: {}", file::reason(error));
+        let remedy = "let the user that runs Palisade list it";
+        file::problem(text::path(&folder.join(below)), message, remedy)
     });
-    let problems = unlisted.flatten().collect();
+    let problems = unlisted.collect();
     state.settle();
     Ok((state, problems))
 }

@@ -12,9 +12,9 @@
 //! - **A policy of which it cannot be read whom, or in which direction, it isolates** stays as it was; without an
 //!   earlier version it isolates all that it may have meant, and allows nothing.
 //! - **An object of another kind with a problem** stays as it was; without an earlier version, its readable rest counts.
-//! - **A document that cannot be parsed, an object without a name, a file that cannot be read** could be anything that
-//!   the file held before, so all of that stays which the rest of the file does not declare. Without an earlier
-//!   version, a broken document that begins as a NetworkPolicy denies all in its namespace.
+//! - **A document that cannot be parsed, an object without a name, a file that cannot be read or has become empty**
+//!   could be anything that the file held before, so all of that stays which the rest of the file does not declare.
+//!   Without an earlier version, a broken document that begins as a NetworkPolicy denies all in its namespace.
 //! - **A folder that vanishes, or comes back empty**, changes nothing until there are files again.
 //! - **A policy declared more than once** allows only what all its versions allow; of another object the version that
 //!   was there first counts, or at the start that of the first file.

@@ -104,6 +104,8 @@ pub struct Contents {
     pub skipped: BTreeMap<String, u64>,
     /// Something in it could be any object that was in it before.
     pub doubtful: bool,
+    /// Not a byte in it.
+    pub empty: bool,
 }
 
 impl Contents {
@@ -286,7 +288,7 @@ fn read_known(
     let none = Map::new();
     let metadata = reader.fields(&at, fields.get("metadata"))?.unwrap_or(&none);
     // What is read is read before the rest is checked, so that a problem is told by who knows more about it.
-    let (labels, _) = selector::labels(&at.key("labels"), metadata.get("labels"), reader);
+    let labels = selector::labels(&at.key("labels"), metadata.get("labels"), reader);
     let source_prefixes = match kind {
         Kind::Pod => pod::source_prefixes(&at.key("annotations"), metadata, reader),
         _ => Vec::new(),

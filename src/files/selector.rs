@@ -147,24 +147,22 @@ fn label_value(at: &Path<'_>, value: &Value, reader: &mut Reader) -> Result<Arc<
     }
 }
 
-/// An object's labels, all of them, and whether each was a label as the API server has it. One that is not is kept as
-/// written: no valid selector names it, and dropping it could take a pod out of the policies that select it.
-pub fn labels(at: &Path<'_>, value: Option<&Value>, reader: &mut Reader) -> (Labels, bool) {
-    let Ok(fields) = reader.fields(at, value) else {
-        return (Labels::new(), false);
-    };
+/// An object's labels. One that is no label as the API server has it is kept as written: no valid selector names it,
+/// and dropping it could take a pod out of the policies that select it.
+pub fn labels(at: &Path<'_>, value: Option<&Value>, reader: &mut Reader) -> Labels {
     let mut labels = Labels::new();
-    let mut good = true;
+    let fields = reader.fields(at, value).ok().flatten();
     for (key, value) in fields.into_iter().flatten() {
         let at = at.key(key);
-        good &= label_key(&at, key, reader).is_ok();
-        good &= value.is_null() || label_value(&at, value, reader).is_ok();
-        let text = match value {
+        let text: Arc<str> = match value {
             Value::String(text) => text.as_str().into(),
             Value::Null => "".into(),
             other => other.to_string().into(),
         };
+        // Both report what is wrong.
+        let _ = label_key(&at, key, reader);
+        let _ = value.is_null() || label_value(&at, value, reader).is_ok();
         labels.insert(key.as_str().into(), text);
     }
-    (labels, good)
+    labels
 }

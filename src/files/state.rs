@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::object::{Contents, Item, Key, Kind, Object, StandIn};
-use super::pod;
+use super::{file, pod, text};
 use crate::model::{Change, Direction, Labels, ObjectId, Policy, Problem, Rule, Selector, Snapshot};
 
 #[derive(Default)]
@@ -51,10 +51,20 @@ impl State {
         let before = self.take(file);
         let Contents {
             items,
-            problems,
+            mut problems,
             skipped,
-            doubtful,
+            mut doubtful,
+            empty,
         } = contents;
+        if empty && !before.is_empty() {
+            // Who wants them gone deletes the file; a write that failed leaves it like this.
+            doubtful = true;
+            problems.push(file::problem(
+                text::path(file),
+                "is empty, though it held objects before",
+                "delete it if they are to go; until then they stay as they were",
+            ));
+        }
         let mut held: Vec<_> = items.into_iter().map(|item| Held { item, kept: false }).collect();
         if doubtful {
             let told = held.iter().filter(|held| held.item.stand_in.is_none());

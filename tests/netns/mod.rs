@@ -174,6 +174,16 @@ pub(crate) fn enter(path: &Path) {
 
 /// Removes the namespaces of test processes that are no more.
 pub fn remove_stale() {
+    remove(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+}
+
+/// Removes what is left of this process's namespaces, for the end of programs that may have been interrupted while they
+/// made one.
+pub fn remove_own() {
+    remove(|pid| pid == std::process::id());
+}
+
+fn remove(of: impl Fn(u32) -> bool) {
     let Ok(entries) = std::fs::read_dir(MOUNTS) else {
         return;
     };
@@ -185,7 +195,7 @@ pub fn remove_stale() {
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.split_once('-'))
             .and_then(|(pid, _)| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if owner.is_some_and(&of) {
             // Another test process may remove it at the same time.
             let _ = Command::new("ip")
                 .args(["netns", "del", &name])

@@ -11,7 +11,7 @@ pub fn random_change(rng: &mut Rng, cluster: &Snapshot, number: usize) -> Change
         0 => {
             let known = cluster.namespaces.iter().map(|n| n.name.to_string());
             let mut names: Vec<String> = known.collect();
-            names.extend(["a", "b", "a.b", "default"].map(String::from));
+            names.extend(["a", "b", "a-b", "default"].map(String::from));
             let name = rng.pick(&names).clone();
             if rng.one_in(3) {
                 Change::NamespaceGone(name.as_str().into())

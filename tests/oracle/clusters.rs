@@ -10,7 +10,7 @@ use palisade::model::{
 
 use super::Rng;
 
-const NAMESPACES: [&str; 4] = ["a", "b", "a.b", "default"];
+const NAMESPACES: [&str; 4] = ["a", "b", "a-b", "default"];
 const KEYS: [&str; 4] = ["app", "tier", "example.com/role", "x"];
 const VALUES: [&str; 4] = ["web", "db", "", "v1.2"];
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -95,8 +95,10 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
         addresses.push(free_address(rng, cluster, pod_v6));
     }
     if rng.one_in(40) {
-        addresses.push(free_address(rng, cluster, pod_v4));
-        addresses.dedup();
+        let second = free_address(rng, cluster, pod_v4);
+        if !addresses.contains(&second) {
+            addresses.push(second);
+        }
     }
     let mut ports: Vec<ContainerPort> = Vec::new();
     for _ in 0..rng.between(0, 4) {
@@ -346,7 +348,7 @@ fn peer(rng: &mut Rng, cluster: &Snapshot) -> Peer {
         return block(rng, cluster);
     }
     let namespace_keys = ["app", "tier", NAMESPACE_NAME];
-    let namespace_values = ["web", "", "a", "b", "a.b"];
+    let namespace_values = ["web", "", "a", "b", "a-b"];
     let namespaces = (!rng.one_in(3)).then(|| selector(rng, &namespace_keys, &namespace_values));
     let pods = (namespaces.is_none() || rng.one_in(2)).then(|| selector(rng, &KEYS, &VALUES));
     Peer::Pods { namespaces, pods }

@@ -11,6 +11,7 @@
 mod changes;
 mod clusters;
 mod judge;
+mod objects;
 mod probes;
 mod rng;
 mod show;
@@ -20,6 +21,7 @@ mod verdict;
 pub use changes::{apply, random_change};
 pub use clusters::random_cluster;
 pub use judge::{Eval, Judge};
+pub use objects::objects;
 pub use probes::{Prober, Question};
 pub use rng::Rng;
 pub use show::show;

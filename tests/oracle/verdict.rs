@@ -86,7 +86,12 @@ impl<'a> Oracle<'a> {
 
     /// Whether a policy selects the pod and speaks of the direction (1, 2).
     pub fn isolated(self, pod: &Pod, direction: Direction) -> bool {
-        self.policies_of(pod).any(|p| p.rules(direction).is_some())
+        self.isolating(pod, direction).next().is_some()
+    }
+
+    pub fn isolating(self, pod: &Pod, direction: Direction) -> impl Iterator<Item = &'a Policy> {
+        self.policies_of(pod)
+            .filter(move |p| p.rules(direction).is_some())
     }
 
     /// All rules that allow it, of all policies that select the pod (4, 10).
