@@ -116,6 +116,8 @@ impl Agent {
         let local = self.local(wanted);
         let Compiled { image, problems } = compile(&wanted.endpoints, &local);
         let names: BTreeSet<Arc<str>> = local.iter().map(|pod| pod.uid.clone()).collect();
+        // The interface of a pod that is gone is nobody's; when the pod is back, it is to be given to it anew.
+        self.attached.retain(|_, (uid, _)| names.contains(uid));
         enforced.problems = self.link_problems.clone();
         enforced.problems.extend(problems);
         match self.publish(&image) {
@@ -152,11 +154,7 @@ impl Agent {
             self.swept = true;
         }
         enforced.untidy = *self.kernel.image() != self.image;
-        enforced.attached = self
-            .attached
-            .values()
-            .filter(|(uid, _)| names.contains(uid))
-            .count();
+        enforced.attached = self.attached.len();
         self.metrics.map_writes.inc_by(enforced.written.map_writes);
         self.metrics.pods_attached.set(enforced.attached as i64);
         self.scrape.renew(&self.kernel, enforced.written.map_writes > 0);

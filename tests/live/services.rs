@@ -111,7 +111,7 @@ fn s45_cluster_ips_replies_and_hairpin_work_with_kube_proxy_in_nftables_mode() {
 fn s43_a_pod_reaches_itself_through_its_own_service() {
     require_root!();
     for kind in KINDS {
-        let (mut site, [web, api, ..], _services) = shop(kind);
+        let (mut site, [web, api, _intruder, _outside], _services) = shop(kind);
         let none = policy("shop/none", "podSelector: {}, policyTypes: [Ingress, Egress]");
         site.folder.put("policies.yaml", &none);
         site.start(&["vethweb", "vethapi"]);
@@ -135,7 +135,7 @@ fn s43_a_pod_reaches_itself_through_its_own_service() {
 #[test]
 fn s24_a_numeric_port_is_the_pods_port_after_translation() {
     require_root!();
-    let (mut site, [web, ..], _services) = shop("tcx");
+    let (mut site, [web, _api, _intruder, _outside], _services) = shop("tcx");
     let by = |port| {
         let ports = format!("ports: [{{port: {port}}}, {{port: {port}, protocol: UDP}}]");
         policy(
@@ -153,7 +153,7 @@ fn s24_a_numeric_port_is_the_pods_port_after_translation() {
 #[test]
 fn s22_egress_to_an_allowed_address_through_its_service_works() {
     require_root!();
-    let (mut site, [web, api, ..], _services) = shop("tcx");
+    let (mut site, [web, api, _intruder, _outside], _services) = shop("tcx");
     let to = |addresses: &Pod| {
         let blocks: Vec<String> = addresses
             .addresses

@@ -23,14 +23,14 @@ fn a_veth_is_attached_when_it_appears_and_forgotten_when_it_goes_and_so_is_its_s
             let late = site.host.pod_at(name, addresses);
             site.instance()
                 .wait_for(mark, &["attached", "interface=vethgone "]);
-            let _services = echo_services(&[&late.namespace], &[8080]);
+            let services = echo_services(&[&late.namespace], &[8080]);
             let mut rows = Vec::new();
             for how in [How::Tcp(8080), How::Udp(8080), How::Echo] {
                 rows.push((&web.namespace, &late, how, Dropped));
                 rows.push((&site.host.namespace, &late, how, Reached));
             }
             table(&rows);
-            drop(rows);
+            drop((rows, services));
             let ifindex = site.host.ifindex(&late);
             let mark = site.instance().mark();
             drop(late);
