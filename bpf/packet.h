@@ -323,7 +323,7 @@ static __always_inline void parse_later_fragment(struct packet *p)
 		p->key.v6.local_port_be = first->local_port_be;
 		p->key.v6.remote_port_be = first->remote_port_be;
 	}
-	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) {
+	if ((p->protocol == IPPROTO_ICMP && p->family == 4) || (p->protocol == IPPROTO_ICMPV6 && p->family == 6)) {
 		/* Ports of an echo are set; only one that asks or answers is a flow, and an error is not split. */
 		__u8 type = first->icmp_type;
 		__u8 echo = p->protocol == IPPROTO_ICMP ? type == ICMP4_ECHO_REQUEST || type == ICMP4_ECHO_REPLY :

@@ -249,7 +249,8 @@ static __always_inline void consider(struct __sk_buff *skb, struct scratch *scra
 		s->own = owns_local(p, pod, s->slot);
 		if (direction == EGRESS && !s->own && !may_send_unowned(p))
 			return drop(p, s, REASON_SPOOFED);
-		if (s->own && !s->exempt && to_itself(p))
+		/* What comes to the pod with its own address as source may come from anybody, unless by the pod's own link. */
+		if (direction == EGRESS && s->own && to_itself(p))
 			s->exempt = CT_SELF;
 	}
 	if (p->reason) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use palisade::bpf::{ApplyError, Frame, Kernel};
-use palisade::compile::{Image, diff};
+use palisade::compile::{Image, Psid, diff};
 use palisade::model::Direction;
 
 use crate::frame::{self, Extension, Packet};
@@ -87,7 +87,12 @@ impl KernelJudge {
         self.serial += 1;
         let flow = Flow {
             question: q.clone(),
-            local: *self.rng.pick(&own),
+            // What goes to an address of one's own comes from it.
+            local: if own.contains(&q.peer) {
+                q.peer
+            } else {
+                *self.rng.pick(&own)
+            },
             client: 1024 + (self.serial % 64_000) as u16,
             echo: self.rng.one_in(2),
         };
@@ -105,7 +110,8 @@ impl KernelJudge {
     pub fn remembered(&self, flow: &Flow) -> String {
         let mut ports = match flow.question.protocol {
             frame::TCP | frame::UDP | frame::SCTP => [flow.question.port, flow.client],
-            frame::ICMP | frame::ICMPV6 if flow.echo => [0, flow.client],
+            frame::ICMP if flow.echo && flow.local.is_ipv4() => [0, flow.client],
+            frame::ICMPV6 if flow.echo && flow.local.is_ipv6() => [0, flow.client],
             _ => [0, 0],
         };
         if flow.question.direction == Direction::Egress {
@@ -152,18 +158,29 @@ impl KernelJudge {
             (Moment::Back, Direction::Egress) => Direction::Ingress,
         };
         let frames = dress(&mut self.rng, packet, self.serial);
-        // A datagram has arrived when its last part has.
-        let mut passed = false;
+        let image = self.kernel.image();
+        let pod = image.pods.get(&flow.question.pod_uid);
+        let open = pod.is_some_and(|pod| pod.direction(direction).psid == Psid::OPEN);
+        let ifindex = self.owners[&flow.question.pod_uid];
+        // What a pod sends to itself comes back on the link that it left by.
+        let itself = flow.local == flow.question.peer;
+        let ingress_ifindex = if itself { ifindex } else { ELSEWHERE };
+        let mut parts = Vec::new();
         for bytes in frames {
             let frame = Frame {
                 direction,
-                ifindex: self.owners[&flow.question.pod_uid],
-                ingress_ifindex: ELSEWHERE,
+                ifindex,
+                ingress_ifindex,
                 bytes: &bytes,
             };
-            passed = !self.kernel.test_run(frame).expect("BPF_PROG_TEST_RUN").dropped();
+            parts.push(!self.kernel.test_run(frame).expect("BPF_PROG_TEST_RUN").dropped());
         }
-        passed
+        // A datagram has arrived when all of it has; and of one that is denied not even the end passes where a policy isolates.
+        if open {
+            parts.iter().all(|passed| *passed)
+        } else {
+            parts.last() == Some(&true)
+        }
     }
 
     /// Each pod on an interface of its own, which it keeps while it lives.
