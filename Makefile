@@ -57,6 +57,6 @@ differential: packages
 # As root. Each part writes target/bench.<part>.json; one file of them all is made at the end.
 bench: packages bench-packages
 	@rm -f target/bench.json target/bench.*.json
-	$(CARGO) bench --locked --bench datapath --bench resolve
-	@jq -s add target/bench.*.json >target/bench.json
+	$(CARGO) bench --locked --bench datapath --bench edits --bench resolve
+	@jq -s 'reduce .[] as $$part ({}; . * $$part)' target/bench.*.json >target/bench.json
 	@echo 'wrote target/bench.json'

@@ -32,6 +32,8 @@ pub struct Kernel {
     pub(super) mirror: Mirror,
     pub(super) tcx: bool,
     pub(super) opened: Opened,
+    /// How many changes there have been.
+    pub(super) changes: u64,
 }
 
 /// What opening found and did.
@@ -102,6 +104,7 @@ impl Kernel {
                 verified,
                 notices,
             },
+            changes: 0,
         };
         kernel.set_control();
         kernel.adopt_attachments()?;
