@@ -4,15 +4,17 @@ CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
 # Empty for root, and where there is no sudo: what is run then says what it needs.
 AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
+BENCH_PACKAGES := jq
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages build test lint deny demo kernels semantics differential
+.PHONY: packages kernel-packages bench-packages build test lint deny demo kernels semantics differential bench
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
+bench-packages: INSTALL := $(BENCH_PACKAGES)
 
 # Silent and without root where all is there already.
-packages kernel-packages:
+packages kernel-packages bench-packages:
 	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(INSTALL) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
 		| sort | comm -13 - <(printf '%s\n' $(INSTALL) | sort)); \
 	if [ -n "$$missing" ]; then \
@@ -43,6 +45,7 @@ deny:
 # Packet tables and attaching, on Debian's kernels in QEMU guests; e2e/kernels/run says what can be chosen.
 kernels: packages kernel-packages
 	CARGO='$(CARGO)' e2e/kernels/run
+
 # Each line of docs/semantics.md with its tests; fails on one that is due and has none.
 semantics: packages
 	$(CARGO) test --locked --test semantics -- --nocapture every_line
@@ -50,3 +53,10 @@ semantics: packages
 # PALISADE_SEED repeats a run.
 differential: packages
 	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} $(CARGO) test --locked --release --test differential -- --nocapture
+
+# As root. Each part writes target/bench.<part>.json; one file of them all is made at the end.
+bench: packages bench-packages
+	@rm -f target/bench.json target/bench.*.json
+	$(CARGO) bench --locked --bench datapath --bench edits --bench resolve
+	@jq -s 'reduce .[] as $$part ({}; . * $$part)' target/bench.*.json >target/bench.json
+	@echo 'wrote target/bench.json'

@@ -271,7 +271,7 @@ struct note {
 
 /* event_budget, per CPU: events that may still be sent within this second, and how many were not. */
 struct event_budget {
-	__u32 second; /* jiffies / HZ */
+	__u32 second; /* jiffies at which it began */
 	__u32 sent;
 	__u64 lost;
 };

@@ -21,13 +21,13 @@ static __always_inline void count(__u32 index, __u32 bytes)
 /* Within the CPU's budget for this second; what is over it is counted as lost. */
 static __always_inline int event_allowed(void)
 {
-	__u32 zero = 0, second = now_jiffies() / hz;
+	__u32 zero = 0, now = now_jiffies();
 	struct event_budget *budget = bpf_map_lookup_elem(&event_budget, &zero);
 
 	if (!budget)
 		return 0;
-	if (budget->second != second) {
-		budget->second = second;
+	if (now - budget->second >= hz) {
+		budget->second = now;
 		budget->sent = 0;
 	}
 	if (budget->sent >= events_per_second) {
@@ -38,8 +38,8 @@ static __always_inline int event_allowed(void)
 	return 1;
 }
 
-/* Tells the agent of packet[0]. */
-__noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
+/* Tells the agent of packet[0], whatever the budget. */
+__noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
 {
 	struct scratch *scratch = scratch_of_cpu();
 	const __u32 *local, *remote;
@@ -47,7 +47,7 @@ __noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
 	struct event e = {};
 	__u32 zero = 0;
 
-	if (!scratch || !event_allowed())
+	if (!scratch)
 		return 0;
 	p = &scratch->packet[0];
 	e.time = bpf_ktime_get_ns();
@@ -82,30 +82,44 @@ __noinline int report(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
 	return 0;
 }
 
-/* Dropped for a reason of its own. */
-static __always_inline int drop(const struct packet *p, __u32 slot, __u8 reason)
+/* Tells the agent of packet[0], if the budget allows it: mostly it does not, and then nothing of the event is put together. */
+static __always_inline void report(const struct scene *s, __u32 allowed)
 {
-	count(COUNTER(reason, p->direction), p->length);
-	report(slot, 0, reason, 0);
-	return VERDICT_DROP;
+	if (event_allowed())
+		send_event(s->slot, s->reason ? 0 : s->counter, s->reason, allowed);
+}
+
+/* The verdicts. They are counted, reported and carried out in one place: see begin(). */
+
+static __always_inline void pass(struct scene *s, __u32 counter)
+{
+	s->counter = counter;
+}
+
+/* Passed as the first packet of a flow. */
+static __always_inline void pass_first(struct scene *s, __u32 counter)
+{
+	s->first = 1;
+	s->counter = counter;
+}
+
+/* Dropped for a reason of its own. */
+static __always_inline void drop(const struct packet *p, struct scene *s, __u8 reason)
+{
+	s->dropped = 1;
+	s->reason = reason;
+	s->counter = COUNTER(reason, p->direction);
 }
 
 /* Dropped because no policy that isolates the pod in `direction` allows it. */
-static __always_inline int deny(const struct packet *p, const struct pod_state *pod, __u32 slot, __u8 direction)
+static __always_inline void deny(const struct packet *p, struct scene *s, const struct pod_state *pod, __u8 direction)
 {
 	__u32 counter = pod->denied_by[direction & 1];
 
 	if (!counter)
-		return drop(p, slot, REASON_UNKNOWN_POD);
-	count(counter, p->length);
-	report(slot, counter, REASON_NONE, 0);
-	return VERDICT_DROP;
-}
-
-static __always_inline int pass(const struct packet *p, __u32 counter)
-{
-	count(counter, p->length);
-	return VERDICT_PASS;
+		return drop(p, s, REASON_UNKNOWN_POD);
+	s->dropped = 1;
+	s->counter = counter;
 }
 
 #endif

@@ -98,62 +98,92 @@ static __always_inline void set_addresses6(struct packet *p, const __u32 *source
 }
 
 /*
- * The common case, read in place: TCP or UDP right behind a plain IPv4 or IPv6 header, whole, untagged. False: nothing
- * is read that parse() would miss.
+ * The common case, read in place: TCP or UDP right behind a plain IPv4 or IPv6 header, whole, untagged. Fills the key and says
+ * the address family; 0: it is not that, and nothing is read that parse() would miss.
  */
-static __always_inline int quick(struct __sk_buff *skb, struct packet *p, const __u8 direction)
+static __always_inline __u8 quick(struct __sk_buff *skb, struct plain *q, const __u8 direction)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *eth = data;
+	__u16 ethertype_be, length;
 	__u8 *l4;
 
-	p->direction = direction;
-	p->ifindex = skb->ifindex;
-	p->length = skb->len;
-	if (skb->vlan_present)
+	if (skb->vlan_present || data + ETH_HLEN + sizeof(struct iphdr) + 8 > end)
 		return 0;
-	if (data + sizeof(*eth) + sizeof(struct iphdr) + 8 > end)
-		return 0;
-	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = data + sizeof(*eth);
-		__u16 length = bpf_ntohs(ip->tot_len);
+	ethertype_be = *(__u16 *)(data + ETH_HLEN - 2);
+	if (ethertype_be == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
 
 		if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 			return 0;
+		length = bpf_ntohs(ip->tot_len);
 		l4 = (void *)(ip + 1);
-		if (ip->protocol == IPPROTO_TCP) {
+		q->protocol = ip->protocol;
+		q->tcp_flags = 0;
+		if (q->protocol == IPPROTO_TCP) {
 			if (length < 40 || l4 + 20 > (__u8 *)end)
 				return 0;
-			p->tcp_flags = l4[13];
-		} else if (ip->protocol != IPPROTO_UDP || length < 28) {
+			q->tcp_flags = l4[13];
+		} else if (q->protocol != IPPROTO_UDP || length < 28) {
 			return 0;
 		}
-		set_addresses4(p, ip->saddr, ip->daddr);
-		set_protocol(p, ip->protocol);
-	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = data + sizeof(*eth);
-		__u16 length;
+		q->key.v4 = (struct ct4_key){
+			.ifindex = skb->ifindex,
+			.local_be = direction == EGRESS ? ip->saddr : ip->daddr,
+			.remote_be = direction == EGRESS ? ip->daddr : ip->saddr,
+			.local_port_be = *(__u16 *)(direction == EGRESS ? l4 : l4 + 2),
+			.remote_port_be = *(__u16 *)(direction == EGRESS ? l4 + 2 : l4),
+			.protocol = q->protocol,
+		};
+		return 4;
+	}
+	if (ethertype_be == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
 
 		l4 = (void *)(ip + 1);
 		if (l4 + 8 > (__u8 *)end || (*(__u8 *)ip & 0xf0) != 0x60)
 			return 0;
 		length = bpf_ntohs(ip->payload_len);
-		if (ip->nexthdr == IPPROTO_TCP) {
+		q->protocol = ip->nexthdr;
+		q->tcp_flags = 0;
+		if (q->protocol == IPPROTO_TCP) {
 			if (length < 20 || l4 + 20 > (__u8 *)end)
 				return 0;
-			p->tcp_flags = l4[13];
-		} else if (ip->nexthdr != IPPROTO_UDP || length < 8) {
+			q->tcp_flags = l4[13];
+		} else if (q->protocol != IPPROTO_UDP || length < 8) {
 			return 0;
 		}
-		set_addresses6(p, ip->saddr.in6_u.u6_addr32, ip->daddr.in6_u.u6_addr32);
-		set_protocol(p, ip->nexthdr);
-	} else {
-		return 0;
+		q->key.v6 = (struct ct6_key){
+			.ifindex = skb->ifindex,
+			.local_port_be = *(__u16 *)(direction == EGRESS ? l4 : l4 + 2),
+			.remote_port_be = *(__u16 *)(direction == EGRESS ? l4 + 2 : l4),
+			.protocol = q->protocol,
+		};
+		__builtin_memcpy(q->key.v6.local_be, direction == EGRESS ? &ip->saddr : &ip->daddr, 16);
+		__builtin_memcpy(q->key.v6.remote_be, direction == EGRESS ? &ip->daddr : &ip->saddr, 16);
+		return 6;
 	}
-	set_ports(p, *(__u16 *)l4, *(__u16 *)(l4 + 2));
-	p->ethertype_be = eth->h_proto;
+	return 0;
+}
+
+/* What quick() read, as parse() would have given it. */
+static __always_inline void copy_plain(struct __sk_buff *skb, struct packet *p, const struct plain *q, __u8 family,
+				       __u8 direction)
+{
+	__builtin_memset(p, 0, sizeof(*p));
+	if (family == 4) {
+		p->key.v4 = q->key.v4;
+		p->ethertype_be = bpf_htons(ETH_P_IP);
+	} else {
+		p->key.v6 = q->key.v6;
+		p->ethertype_be = bpf_htons(ETH_P_IPV6);
+	}
+	p->ifindex = skb->ifindex;
+	p->length = skb->len;
+	p->family = family;
+	p->protocol = q->protocol;
+	p->direction = direction;
 	p->kind = KIND_FLOW;
-	return 1;
+	p->tcp_flags = q->tcp_flags;
 }
 
 static __always_inline void unreadable(struct packet *p, __u8 reason)
@@ -340,62 +370,87 @@ struct fragment_header {
 	__u32 id_be;
 };
 
+enum step {
+	STEP_ON = 0,
+	STEP_DONE = 1, /* the transport header is reached, a fragment that is not the first, or a reason */
+};
+
 /*
- * The chain of extension headers, up to `end`. The cursor and the next header live in the packet, that is in a map: on
- * the stack the verifier would follow each of their values, one for every chain there can be.
+ * One extension header of packet[quoted], at l4, of those that end at `end`; `read` of them have been read. A function of its
+ * own, which the verifier walks once and not for each place in each chain.
  */
-static __always_inline void walk_ip6(struct __sk_buff *skb, struct packet *p, __u32 end)
+__noinline int step_ip6(struct __sk_buff *skb, __u32 end, __u32 read, __u32 quoted)
 {
-	volatile struct packet *cursor = p;
-	int i;
+	struct scratch *scratch = scratch_of_cpu();
+	struct fragment_header h;
+	__u32 at, length;
+	struct packet *p;
+	__u8 next;
 
-	for (i = 0; i <= EXTENSION_HEADERS; i++) {
-		struct fragment_header h;
-		__u32 at = cursor->l4, length;
-		__u8 next = cursor->protocol;
-
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
-		    next != IPPROTO_AH && next != IPPROTO_FRAGMENT) {
-			p->l4_length = end < at ? 0 : end - at > 65535 ? 65535 : end - at;
-			if (cursor->first_end)
-				p->first_end = at - cursor->first_end;
-			set_protocol(p, next);
-			return;
-		}
-		if (i == EXTENSION_HEADERS)
-			break;
-		if (at + 8 > end || bpf_skb_load_bytes(skb, at, &h, sizeof(h)))
-			return unreadable(p, REASON_MALFORMED);
-		if (next == IPPROTO_FRAGMENT) {
-			__u16 fragment = bpf_ntohs(h.offset_be);
-
-			if (cursor->fragment_offset != NO_FRAGMENT_HEADER) /* a second one */
-				break;
-			p->id_be = h.id_be;
-			cursor->fragment_offset = fragment & 0xfff8;
-			cursor->protocol = h.next;
-			at += 8;
-			if (fragment & 0xfff8) {
-				p->fragment = FRAGMENT_LATER;
-				return set_protocol(p, h.next);
-			}
-			if (fragment & 1) {
-				p->fragment = FRAGMENT_FIRST;
-				cursor->first_end = at;
-			}
-		} else {
-			/* A routing header with segments left: bound for elsewhere than its destination address. */
-			if (next == IPPROTO_ROUTING && (bpf_ntohs(h.offset_be) & 0xff))
-				break;
-			length = h.length;
-			at += next == IPPROTO_AH ? (length + 2) << 2 : (length + 1) << 3;
-			cursor->protocol = h.next;
-		}
-		if (at > 65535)
-			return unreadable(p, REASON_MALFORMED);
-		cursor->l4 = at;
+	if (!scratch)
+		return STEP_DONE;
+	p = &scratch->packet[quoted & QUOTED];
+	at = p->l4;
+	next = p->protocol;
+	if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH &&
+	    next != IPPROTO_FRAGMENT) {
+		p->l4_length = end < at ? 0 : end - at > 65535 ? 65535 : end - at;
+		if (p->first_end)
+			p->first_end = at - p->first_end;
+		set_protocol(p, next);
+		return STEP_DONE;
 	}
+	if (read == EXTENSION_HEADERS)
+		goto refused;
+	if (at + 8 > end || bpf_skb_load_bytes(skb, at, &h, sizeof(h)))
+		goto malformed;
+	if (next == IPPROTO_FRAGMENT) {
+		__u16 fragment = bpf_ntohs(h.offset_be);
+
+		if (p->fragment_offset != NO_FRAGMENT_HEADER) /* a second one */
+			goto refused;
+		p->id_be = h.id_be;
+		p->fragment_offset = fragment & 0xfff8;
+		p->protocol = h.next;
+		at += 8;
+		if (fragment & 0xfff8) {
+			p->fragment = FRAGMENT_LATER;
+			set_protocol(p, h.next);
+			return STEP_DONE;
+		}
+		if (fragment & 1) {
+			p->fragment = FRAGMENT_FIRST;
+			p->first_end = at;
+		}
+	} else {
+		/* A routing header with segments left: bound for elsewhere than its destination address. */
+		if (next == IPPROTO_ROUTING && (bpf_ntohs(h.offset_be) & 0xff))
+			goto refused;
+		p->protocol = h.next;
+		length = h.length;
+		at += next == IPPROTO_AH ? (length + 2) << 2 : (length + 1) << 3;
+	}
+	if (at > 65535)
+		goto malformed;
+	p->l4 = at;
+	return STEP_ON;
+malformed:
+	unreadable(p, REASON_MALFORMED);
+	return STEP_DONE;
+refused:
 	unreadable(p, REASON_EXTENSION);
+	return STEP_DONE;
+}
+
+/* The chain of extension headers, up to `end`. Unrolled: not every loop is laid out as 5.10 takes it. */
+static __always_inline void walk_ip6(struct __sk_buff *skb, __u32 end, __u32 quoted)
+{
+	__u32 read;
+
+#pragma unroll
+	for (read = 0; read <= EXTENSION_HEADERS; read++)
+		if (step_ip6(skb, end, read, quoted) == STEP_DONE)
+			return;
 }
 
 static __always_inline void parse_ip6(struct __sk_buff *skb, struct packet *p, int quoted)
@@ -416,7 +471,7 @@ static __always_inline void parse_ip6(struct __sk_buff *skb, struct packet *p, i
 		end = skb->len;
 	if ((*(__u8 *)&ip & 0xf0) != 0x60 || (!quoted && end > skb->len))
 		return unreadable(p, REASON_MALFORMED);
-	walk_ip6(skb, p, end);
+	walk_ip6(skb, end, quoted);
 }
 
 /* The IP packet at l4 of packet[quoted]. QUOTED: the beginning of one, inside an ICMP error. */
@@ -444,7 +499,7 @@ __noinline int parse_ip(struct __sk_buff *skb, __u32 ipv6, __u32 quoted)
 /* Any frame. What cannot be judged has a reason; the addresses are there unless kind is KIND_UNREAD. */
 static __noinline int parse(struct __sk_buff *skb, struct packet *p, __u8 direction)
 {
-	volatile struct packet *cursor = p; /* see walk_ip6() */
+	volatile struct packet *cursor = p; /* in memory, or the verifier would follow each value */
 	__u16 tag[2];
 	int i;
 

@@ -45,9 +45,9 @@ static __always_inline __u8 began(const struct packet *p, const struct scene *s)
 	return s->verdict[EGRESS] ? EGRESS : INGRESS;
 }
 
-static __always_inline int syn_only(const struct packet *p)
+static __always_inline int syn_only(__u8 protocol, __u8 tcp_flags)
 {
-	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	return protocol == IPPROTO_TCP && (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 static __always_inline __u32 exempt_counter(__u8 exempt, __u8 direction)
@@ -55,14 +55,14 @@ static __always_inline __u32 exempt_counter(__u8 exempt, __u8 direction)
 	return COUNTER(exempt == CT_NODE ? REASON_NODE : REASON_SELF, direction & 1);
 }
 
-/* The directions in which policy must be asked of a packet that belongs to `ct`, or to no known flow. */
+/* The directions in which policy must be asked of a packet, not a request, that belongs to `ct`, or to no known flow. */
 static __always_inline __u32 questions(const struct packet *p, const struct scene *s, const struct ct *ct)
 {
 	if (!ct) {
 		if (s->exempt)
 			return 0;
 		/* The middle of a connection: either end may have opened it. */
-		if (p->protocol == IPPROTO_TCP && !syn_only(p))
+		if (p->protocol == IPPROTO_TCP)
 			return ASK(INGRESS) | ASK(EGRESS);
 		return ASK(p->direction);
 	}
@@ -89,64 +89,94 @@ static __always_inline __u32 known_flow(const struct packet *p, struct scene *s,
 	}
 	ct->counter = counter;
 	ct->stamp = stamp_of(s->word[direction], s->epoch);
-	ct_touch(ct, p, s->now);
+	ct_touch(ct, p->direction, p->protocol, p->tcp_flags, s->now);
 	return counter;
 }
 
-/* Judges a packet that has a key in conntrack. */
-static __noinline int flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+/* The flow that a packet belongs to, in `place` too; not one of an earlier pod on a reused interface index, nor forgotten. */
+static __always_inline struct ct *live_flow(const struct packet *p, const struct scene *s, struct ct **place)
 {
-	struct ct *ct = s->own ? ct_lookup(p) : NULL, *place = ct;
-	__u8 direction = p->direction & 1, against = 0;
-	__u32 counter, zero = 0;
-	struct control *c;
-	struct ct new = {};
+	struct ct *ct = s->own && !p->unknown ? ct_lookup(&p->key, p->family) : NULL;
 
-	/* Forgotten, or of an earlier pod on a reused interface index: the place is free. */
-	if (ct && (ct->slot != s->slot || ct_expired(ct, s->now)))
-		ct = NULL;
-	/*
-	 * A connection request is judged as one, whatever was there. One against the grain of a flow that is still allowed
-	 * does not make the flow its own, or else the peer of a pod could decide by which policy it is judged.
-	 */
-	if (ct && syn_only(p)) {
-		against = ct->direction != direction && ct->state != CT_TCP_CLOSING;
-		if (!against)
-			ct = NULL;
+	*place = ct;
+	return ct && ct->slot == s->slot && !ct_expired(ct, s->now) ? ct : NULL;
+}
+
+/* Records a flow that policy lets begin, in the place of an old one if there is one. */
+static __always_inline void begin_flow(const struct packet *p, const struct scene *s, struct ct *place, __u8 direction,
+				      __u32 counter)
+{
+	struct ct new = {
+		.seen = s->now,
+		.stamp = stamp_of(s->word[direction & 1], s->epoch),
+		.counter = counter,
+		.slot = s->slot,
+		.direction = direction,
+		.state = ct_first_state(p),
+		.flags = s->exempt,
+	};
+
+	ct_store(p, place, &new);
+}
+
+/* Whether a packet asks for a flow: a connection request, or one that belongs to none and could not be in the middle of one. */
+static __always_inline int asks(const struct packet *p)
+{
+	return syn_only(p->protocol, p->tcp_flags) || (p->unknown && p->protocol != IPPROTO_TCP);
+}
+
+/*
+ * A connection request is judged as one, whatever was there. One against the grain of a flow that is still allowed does not make
+ * the flow its own, or else the peer of a pod could decide by which policy it is judged.
+ */
+static __always_inline void request(const struct packet *p, struct scene *s, const struct pod_state *pod)
+{
+	__u8 direction = p->direction & 1;
+	struct ct *ct, *place;
+	__u32 counter;
+
+	counter = s->exempt ? exempt_counter(s->exempt, direction) : policy(p, psid_of(s->word[direction]), direction);
+	if (!counter)
+		return deny(p, s, pod, direction);
+	ct = live_flow(p, s, &place);
+	if (ct && ct->direction != direction && ct->state != CT_TCP_CLOSING) {
+		if (ct->flags)
+			return pass_first(s, counter);
+		s->which = ASK(!direction);
+		ask(0);
+		if (s->verdict[!direction])
+			return pass_first(s, counter);
 	}
+	if (s->own)
+		begin_flow(p, s, place, direction, counter);
+	return pass_first(s, counter);
+}
+
+/* Judges any other packet that has a key in conntrack. */
+static __always_inline void flow(const struct packet *p, struct scene *s, const struct pod_state *pod)
+{
+	__u8 direction = p->direction & 1, beginner = direction;
+	struct ct *place, *ct = live_flow(p, s, &place);
+	__u32 counter;
+
 	s->which = questions(p, s, ct);
-	if (against && !s->exempt)
-		s->which |= ASK(direction);
 	ask(0);
-	if (ct && !against) {
+	if (ct) {
 		counter = known_flow(p, s, ct);
-		return counter ? pass(p, counter) : deny(p, pod, s->slot, ct->flags ? direction : ct->direction);
+		return counter ? pass(s, counter) : deny(p, s, pod, ct->flags ? direction : ct->direction);
 	}
-	against = against && (ct->flags || s->verdict[!direction]);
-
-	new.direction = direction;
 	if (s->exempt) {
 		counter = exempt_counter(s->exempt, direction);
-		new.flags = s->exempt;
 	} else {
-		if (!ct && s->which == (ASK(INGRESS) | ASK(EGRESS)))
-			new.direction = began(p, s);
-		counter = s->verdict[new.direction & 1];
+		if (s->which == (ASK(INGRESS) | ASK(EGRESS)))
+			beginner = began(p, s);
+		counter = s->verdict[beginner & 1];
 	}
 	if (!counter)
-		return deny(p, pod, s->slot, direction);
-	if (s->own && !against) {
-		new.seen = s->now;
-		new.stamp = stamp_of(s->word[new.direction & 1], s->epoch);
-		new.counter = counter;
-		new.slot = s->slot;
-		new.state = ct_first_state(p);
-		ct_store(p, place, &new);
-	}
-	c = bpf_map_lookup_elem(&control, &zero);
-	if (c && c->log_allowed)
-		report(s->slot, counter, REASON_NONE, 1);
-	return pass(p, counter);
+		return deny(p, s, pod, direction);
+	if (s->own)
+		begin_flow(p, s, place, beginner, counter);
+	return pass_first(s, counter);
 }
 
 static __always_inline int same_remote(const struct packet *p, const struct packet *q)
@@ -172,7 +202,7 @@ static __noinline int quotes_allowed(struct __sk_buff *skb, struct scratch *scra
 		return 0;
 	if (p->direction == EGRESS && !same_remote(p, q))
 		return 0;
-	ct = ct_lookup(q);
+	ct = ct_lookup(&q->key, q->family);
 	if (ct && ct->slot == s->slot && !ct_expired(ct, s->now)) {
 		if (ct->flags || ct->stamp == stamp_of(s->word[ct->direction & 1], s->epoch))
 			return 1;
@@ -204,7 +234,7 @@ static __always_inline int to_itself(const struct packet *p)
 }
 
 /* A packet of a known pod. */
-static __noinline int consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
+static __always_inline void consider(struct __sk_buff *skb, struct scratch *scratch, const struct pod_state *pod)
 {
 	struct packet *p = &scratch->packet[0];
 	struct scene *s = &scratch->scene;
@@ -214,48 +244,48 @@ static __noinline int consider(struct __sk_buff *skb, struct scratch *scratch, c
 
 	if (p->kind == KIND_ARP) {
 		if (direction == EGRESS && !arp_is_own(skb, p, pod, s->slot))
-			return drop(p, s->slot, REASON_SPOOFED);
+			return drop(p, s, REASON_SPOOFED);
 	} else if (p->family) {
 		s->own = owns_local(p, pod, s->slot);
 		if (direction == EGRESS && !s->own && !may_send_unowned(p))
-			return drop(p, s->slot, REASON_SPOOFED);
+			return drop(p, s, REASON_SPOOFED);
 		if (s->own && !s->exempt && to_itself(p))
 			s->exempt = CT_SELF;
 	}
 	if (p->reason) {
 		if (open && !(p->always && s->exempt != CT_NODE))
-			return pass(p, COUNTER(s->exempt == CT_NODE ? REASON_NODE : REASON_OPEN, direction));
-		return drop(p, s->slot, p->reason);
+			return pass(s, COUNTER(s->exempt == CT_NODE ? REASON_NODE : REASON_OPEN, direction));
+		return drop(p, s, p->reason);
 	}
 	switch (p->kind) {
 	case KIND_FLOW:
-		return flow(p, s, pod);
+		return asks(p) ? request(p, s, pod) : flow(p, s, pod);
 	case KIND_NEIGHBOUR:
 		if (direction == EGRESS && !advertises_own(skb, p, pod, s->slot))
-			return drop(p, s->slot, REASON_SPOOFED);
-		return pass(p, COUNTER(REASON_NEIGHBOUR, direction));
+			return drop(p, s, REASON_SPOOFED);
+		return pass(s, COUNTER(REASON_NEIGHBOUR, direction));
 	case KIND_ARP:
-		return pass(p, COUNTER(REASON_NEIGHBOUR, direction));
+		return pass(s, COUNTER(REASON_NEIGHBOUR, direction));
 	case KIND_ROUTER:
 		/* An advertisement may come to a pod from a real router, if policy lets it; a redirect may not. */
 		if (direction == EGRESS ||
 		    (!open && !(p->protocol == IPPROTO_ICMPV6 && p->icmp_type == ICMP6_ROUTER_ADVERTISEMENT)))
-			return drop(p, s->slot, REASON_ROUTER);
+			return drop(p, s, REASON_ROUTER);
 		break;
 	case KIND_ICMP_ERROR:
 		if (!open && !s->exempt && !quotes_allowed(skb, scratch, pod))
-			return drop(p, s->slot, REASON_UNRELATED);
-		return pass(p, COUNTER(REASON_ICMP_ERROR, direction));
+			return drop(p, s, REASON_UNRELATED);
+		return pass(s, COUNTER(REASON_ICMP_ERROR, direction));
 	default:
 		break;
 	}
 	s->which = s->exempt ? 0 : ASK(direction);
 	ask(0);
 	counter = s->exempt ? exempt_counter(s->exempt, direction) : s->verdict[direction];
-	return counter ? pass(p, counter) : deny(p, pod, s->slot, direction);
+	return counter ? pass(s, counter) : deny(p, s, pod, direction);
 }
 
-/* Sets the scene. */
+/* Sets the scene, and counts and reports what comes of it. */
 static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 {
 	struct packet *p = &scratch->packet[0];
@@ -263,30 +293,38 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	__u32 ifindex = p->ifindex, zero = 0, slot;
 	struct pod_if *interface = bpf_map_lookup_elem(&pod_if, &ifindex);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
-	struct pod_state *pod;
+	struct pod_state *pod = NULL;
 
 	s->exempt = exempt_of(skb, p->direction);
 	s->own = 0;
-	if (!interface || !c)
-		goto unknown;
-	slot = interface->slot;
-	pod = bpf_map_lookup_elem(&pod_state, &slot);
-	if (!pod)
-		goto unknown;
-	s->slot = slot;
-	s->epoch = *(volatile __u32 *)&c->epoch;
-	s->word[INGRESS] = *(volatile __u64 *)&pod->direction[INGRESS];
-	s->word[EGRESS] = *(volatile __u64 *)&pod->direction[EGRESS];
-	s->now = now_jiffies();
-	return consider(skb, scratch, pod);
-unknown:
-	if (s->exempt == CT_NODE)
-		return pass(p, COUNTER(REASON_NODE, INGRESS));
-	return drop(p, 0, REASON_UNKNOWN_POD);
+	s->dropped = s->first = s->reason = 0;
+	s->slot = 0;
+	if (interface && c) {
+		slot = interface->slot;
+		pod = bpf_map_lookup_elem(&pod_state, &slot);
+	}
+	if (pod && c) {
+		s->slot = slot;
+		s->epoch = *(volatile __u32 *)&c->epoch;
+		s->word[INGRESS] = *(volatile __u64 *)&pod->direction[INGRESS];
+		s->word[EGRESS] = *(volatile __u64 *)&pod->direction[EGRESS];
+		s->now = now_jiffies();
+		consider(skb, scratch, pod);
+	} else if (s->exempt == CT_NODE) {
+		pass(s, COUNTER(REASON_NODE, INGRESS));
+	} else {
+		drop(p, s, REASON_UNKNOWN_POD);
+	}
+	/* What follows reads the verdict from the map, or the verifier would walk it once for each way that led here. */
+	asm volatile("" ::: "memory");
+	count(s->counter, p->length);
+	if (s->dropped || (s->first && c && c->log_allowed))
+		report(s, !s->dropped);
+	return s->dropped ? VERDICT_DROP : VERDICT_PASS;
 }
 
-/* A packet of a flow whose last verdict still holds. */
-static __always_inline int established(const struct packet *p, struct ct *ct)
+/* Whether a packet is of a flow whose last verdict still holds; if so, it is counted. */
+static __always_inline int established(struct __sk_buff *skb, const struct plain *q, struct ct *ct, const __u8 direction)
 {
 	__u32 slot = ct->slot, zero = 0, now = now_jiffies();
 	struct pod_state *pod = bpf_map_lookup_elem(&pod_state, &slot);
@@ -294,37 +332,42 @@ static __always_inline int established(const struct packet *p, struct ct *ct)
 
 	if (!pod || !c || ct->stamp != stamp_of(pod->direction[ct->direction & 1], c->epoch) || ct_expired(ct, now))
 		return 0;
-	if (ct->flags && p->direction == INGRESS)
+	if (ct->flags && direction == INGRESS)
 		return 0;
-	ct_touch(ct, p, now);
-	count(ct->counter, p->length);
+	ct_touch(ct, direction, q->protocol, q->tcp_flags, now);
+	count(ct->counter, skb->len);
 	return 1;
 }
 
 static __always_inline int judge(struct __sk_buff *skb, const __u8 direction)
 {
 	struct scratch *slow;
-	struct packet p = {};
-	int plain, verdict;
+	struct packet *p;
+	struct plain q;
+	__u8 family, unknown = 0;
+	int verdict;
 
-	plain = quick(skb, &p, direction);
-	if (plain && !syn_only(&p)) {
-		struct ct *ct = ct_lookup(&p);
+	family = quick(skb, &q, direction);
+	if (family && !syn_only(q.protocol, q.tcp_flags)) {
+		struct ct *ct = ct_lookup(&q.key, family);
 
-		if (ct && established(&p, ct))
+		if (ct && established(skb, &q, ct, direction))
 			return VERDICT_PASS;
+		unknown = !ct;
 	}
 	slow = scratch_of_cpu();
 	if (!slow)
 		return VERDICT_DROP;
-	if (plain)
-		slow->packet[0] = p;
-	else
-		parse(skb, &slow->packet[0], direction);
+	p = &slow->packet[0];
+	if (family) {
+		copy_plain(skb, p, &q, family, direction);
+		p->unknown = unknown;
+	} else {
+		parse(skb, p, direction);
+	}
 	verdict = begin(skb, slow);
-	if (verdict == VERDICT_PASS && slow->packet[0].fragment == FRAGMENT_FIRST && slow->packet[0].family &&
-	    !slow->packet[0].reason)
-		frag_store(&slow->packet[0]);
+	if (verdict == VERDICT_PASS && p->fragment == FRAGMENT_FIRST && p->family && !p->reason)
+		frag_store(p);
 	return verdict;
 }
 

@@ -29,6 +29,13 @@ static __always_inline __u32 class_of(const struct packet *p)
 	return class_id ? *class_id : 0;
 }
 
+/* An index that 5.10 sees to be one: the compiler knows already, and would leave the mask away. */
+static __always_inline __u64 l4_index(__u64 at)
+{
+	asm volatile("" : "+r"(at));
+	return at & (L4_FANOUT - 1);
+}
+
 /*
  * The interval that holds `value`, by binary search without branches, so that the verifier walks it once a level.
  * Entries from `count` on hold 0xffffffff in first[].
@@ -46,12 +53,11 @@ static __always_inline __u32 l4_search(__u32 id, __u32 value)
 #pragma unroll
 		for (step = L4_FANOUT / 2; step; step >>= 1) {
 			/* All ones where first <= value. */
-			__s64 not_above = ((__s64)node->first[(at + step) & (L4_FANOUT - 1)] - (__s64)value - 1) >> 63;
+			__s64 not_above = ((__s64)node->first[l4_index(at + step)] - (__s64)value - 1) >> 63;
 
 			at += step & not_above;
-			at &= L4_FANOUT - 1;
 		}
-		id = node->target[at];
+		id = node->target[l4_index(at)];
 		if (node->level == 0)
 			return id;
 	}
@@ -120,7 +126,7 @@ static __always_inline int owns6(const struct pod_state *pod, __u32 slot, const 
 }
 
 /* Whether the local address of an IP packet is the pod's own. */
-static __noinline int owns_local(const struct packet *p, const struct pod_state *pod, __u32 slot)
+static __always_inline int owns_local(const struct packet *p, const struct pod_state *pod, __u32 slot)
 {
 	if (p->family == 4)
 		return owns4(pod, slot, p->key.v4.local_be);

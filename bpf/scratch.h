@@ -22,12 +22,21 @@ enum fragment {
 	FRAGMENT_LATER = 2,
 };
 
+/* Ports 0 where there are none. The protocol is the real one, behind extension headers. */
+union flow_key {
+	struct ct4_key v4;
+	struct ct6_key v6;
+};
+
+/* All that an established flow needs of a TCP or UDP packet. On the stack; only the key's own family is ever written. */
+struct plain {
+	union flow_key key;
+	__u8 protocol;
+	__u8 tcp_flags;
+};
+
 struct packet {
-	/* Ports 0 where there are none. The protocol is the real one, behind extension headers. */
-	union {
-		struct ct4_key v4;
-		struct ct6_key v6;
-	} key;
+	union flow_key key;
 	__u32 ifindex;
 	__u32 length;    /* bytes of the frame */
 	__u32 id_be;     /* of the datagram, for fragments */
@@ -48,6 +57,8 @@ struct packet {
 	__u8 hop_limit;
 	__u8 fragment_protocol; /* next header where fragments are keyed: see struct frag_key */
 	__u8 tagged;
+	__u8 unknown; /* conntrack was asked already, and has no such flow */
+	__u8 reserved[3];
 };
 
 /* What a verdict is made with: the pod behind the interface, at one moment. */
@@ -60,6 +71,12 @@ struct scene {
 	__u32 now;
 	__u8 exempt; /* enum ct_flags: who sends is not asked for a policy */
 	__u8 own;    /* the local address is the pod's */
+	/* The verdict. */
+	__u8 dropped;
+	__u8 first;  /* passed, and a flow began */
+	__u8 reason; /* why it is dropped; REASON_NONE: policy says so */
+	__u8 reserved[3];
+	__u32 counter; /* counters index that takes the packet */
 };
 
 /*

@@ -3,6 +3,10 @@
 //! `PALISADE_SEED` repeats a run, `PALISADE_VERDICTS` sets its length. A difference is shown with the least cluster
 //! that still has it.
 
+#[path = "packets/frame.rs"]
+mod frame;
+mod kernel_judge;
+mod kernel_support;
 mod oracle;
 
 use std::collections::BTreeSet;
@@ -11,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use kernel_judge::{Flow, KernelJudge, Moment};
 use oracle::{
     Eval, Judge, Oracle, Prober, Question, Rng, apply, random_change, random_cluster, show, shrink,
 };
@@ -229,6 +234,110 @@ fn run(judges: &mut [&mut dyn Judge], seed: u64, verdicts: u64) -> Tally {
 fn what_is_enforced_answers_as_the_oracle_does() {
     let seed = seed();
     run(&mut [&mut Eval::default()], seed, verdicts_wanted()).finish(seed, "oracle = eval");
+}
+
+#[test]
+fn the_kernel_answers_as_the_oracle_and_eval_do() {
+    if !kernel_support::root() {
+        return;
+    }
+    let seed = seed();
+    let mut kernel = KernelJudge::new(seed);
+    run(&mut [&mut Eval::default(), &mut kernel], seed, verdicts_wanted())
+        .finish(seed, "oracle = eval = kernel");
+}
+
+/// The pod has the flow's address still, so that what it sends is its own.
+fn goes_on(cluster: &Snapshot, flow: &Flow) -> bool {
+    cluster
+        .pods
+        .iter()
+        .any(|p| p.uid == flow.question.pod_uid && p.is_live() && p.addresses.contains(&flow.local))
+}
+
+/// Opens connections, changes the cluster, and asks of each a packet from either end: what counts is what policy says now
+/// of the direction in which it was opened (37, 38).
+fn run_flows(kernel: &mut KernelJudge, seed: u64, wanted: u64) -> Tally {
+    let mut rng = Rng::new(seed);
+    let mut tally = Tally::default();
+    while tally.verdicts < wanted {
+        let mut cluster = random_cluster(&mut rng);
+        kernel.load(&enforced(&cluster).image);
+        let mut flows: Vec<Flow> = Vec::new();
+        for number in 0..8 {
+            let prober = Prober::new(&cluster);
+            for _ in 0..QUESTIONS / 4 {
+                let question = prober.question(&mut rng);
+                let Some(flow) = question.and_then(|q| kernel.open(&q)) else {
+                    continue;
+                };
+                if is_flow(&flow)
+                    && !flows.iter().any(|f| same_key(f, &flow))
+                    && kernel.passes(&flow, Moment::First)
+                {
+                    flows.push(flow);
+                }
+            }
+            let change = random_change(&mut rng, &cluster, number);
+            apply(&mut cluster, &change);
+            kernel.load(&enforced(&cluster).image);
+            flows.retain(|flow| goes_on(&cluster, flow));
+            for flow in &flows {
+                let moment = *rng.pick(&[Moment::Forth, Moment::Back]);
+                let given = Some(kernel.passes(flow, moment));
+                let expected = expected(&cluster, &flow.question);
+                tally.count(&cluster, &flow.question, given);
+                if given != expected {
+                    let mut text = describe(
+                        &cluster,
+                        &flow.question,
+                        "the kernel, of a live flow",
+                        (expected, given),
+                    );
+                    let _ = writeln!(
+                        text,
+                        "{moment:?} of {flow:?} {}; last change: {change:?}",
+                        kernel.remembered(flow)
+                    );
+                    tally.report(&text);
+                }
+            }
+        }
+    }
+    tally
+}
+
+/// Other ICMP is judged packet by packet.
+fn is_flow(flow: &Flow) -> bool {
+    let icmp = if flow.local.is_ipv4() {
+        frame::ICMP
+    } else {
+        frame::ICMPV6
+    };
+    flow.question.protocol != icmp || flow.echo
+}
+
+/// Protocols without ports have one flow between two addresses.
+fn same_key(a: &Flow, b: &Flow) -> bool {
+    let of = |f: &Flow| {
+        (
+            f.question.pod_uid.clone(),
+            f.local,
+            f.question.peer,
+            f.question.protocol,
+        )
+    };
+    of(a) == of(b)
+}
+
+#[test]
+fn s38_live_flows_follow_policy_through_any_change() {
+    if !kernel_support::root() {
+        return;
+    }
+    let seed = seed();
+    let mut kernel = KernelJudge::new(seed);
+    run_flows(&mut kernel, seed, verdicts_wanted() / 8).finish(seed, "live flows follow policy");
 }
 
 /// Every object of the cluster as news, in any order.

@@ -166,16 +166,17 @@ impl<'a> Enforcement<'a> {
 
 impl Drop for Enforcement<'_> {
     fn drop(&mut self) {
-        if self.child.is_some() && self.stop().is_err() {
-            if let Some(mut child) = self.child.take() {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        if self.child.is_some()
+            && self.stop().is_err()
+            && let Some(mut child) = self.child.take()
+        {
+            let _ = child.kill();
+            let _ = child.wait();
         }
-        if !self.cleaned {
-            if let Err(error) = self.clean() {
-                eprintln!("{error:#}");
-            }
+        if !self.cleaned
+            && let Err(error) = self.clean()
+        {
+            eprintln!("{error:#}");
         }
     }
 }

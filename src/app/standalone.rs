@@ -1,26 +1,27 @@
 //! The embedded default: a watched folder → index → agent, without an API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::flows;
-use crate::bpf::{Event, EventReader};
+use crate::bpf::{Event, EventReader, Settled};
 use crate::files::{Folder, Refresh};
-use crate::model::{Change, Problem};
+use crate::model::{Change, Pod, Problem};
 use crate::node::{Agent, Enforced, Wanted, Why};
 use crate::observe::{Metrics, Unready};
 use crate::resolve::Index;
 
 /// Events that wait to be logged; what comes on top is counted as lost.
 pub const EVENTS: usize = 1024;
-/// How long a lull must last before what is left over is removed, which costs a wait.
+/// How long a lull must last before what is left over is removed.
 const LULL: Duration = Duration::from_millis(100);
 /// How often what failed is tried again, and lost events are counted.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,12 +59,16 @@ impl Standalone {
         let mut problems = Problems::default();
         let mut tick = interval(RETRY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut retry, mut tidy_at, mut lost) = (false, None::<tokio::time::Instant>, 0);
+        let (mut first, mut retry, mut lost) = (true, false, 0);
+        let (mut tidy_at, mut settling) = (None::<Instant>, None::<JoinHandle<Settled>>);
         loop {
-            let mut why = Why::default();
-            let mut reread = self.ready.is_some();
-            if !reread {
-                let lull = tidy_at.unwrap_or_else(tokio::time::Instant::now);
+            let mut why = Why {
+                pods: first,
+                ..Why::default()
+            };
+            let mut reread = first;
+            if !std::mem::take(&mut first) {
+                let lull = tidy_at.unwrap_or_else(Instant::now);
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => break,
@@ -75,9 +80,16 @@ impl Standalone {
                         changed?;
                         why.links = true;
                     }
-                    () = sleep_until(lull), if tidy_at.is_some() => {
-                        self.agent.tidy();
+                    () = sleep_until(lull), if tidy_at.is_some() && settling.is_none() => {
+                        let wait = self.agent.settling();
+                        settling = Some(spawn_blocking(|| wait.wait()));
                         tidy_at = None;
+                        continue;
+                    }
+                    settled = ended(&mut settling), if settling.is_some() => {
+                        settling = None;
+                        // If it comes too late, the change that was faster has set the next time.
+                        self.agent.tidy(&settled?);
                         continue;
                     }
                     _ = tick.tick() => {
@@ -104,15 +116,14 @@ impl Standalone {
                 problems.files = refresh.problems.clone();
                 news.take(&refresh);
                 if !refresh.changes.is_empty() {
-                    take(&mut index, &mut wanted, refresh.changes);
+                    news.why.pods |= take(&mut index, &mut wanted, refresh.changes);
                     problems.resolve = index.problems();
                 }
-                news.why.pods |= self.ready.is_some();
             }
             let enforced = self.agent.enforce(&wanted, news.why).await?;
             let took = begun.elapsed();
             retry = enforced.retry;
-            tidy_at = enforced.untidy.then(|| tokio::time::Instant::now() + LULL);
+            tidy_at = enforced.untidy.then(|| Instant::now() + LULL);
             if enforced.written.map_writes + enforced.written.flips > 0 {
                 self.metrics.applied_in(took);
                 self.metrics.changes_applied.inc();
@@ -120,7 +131,10 @@ impl Standalone {
             news.log(&enforced, took);
             problems.node = enforced.problems;
             self.metrics.set_problems(problems.report());
-            if let Some(ready) = self.ready.take() {
+            if !enforced.refused
+                && let Some(ready) = self.ready.take()
+            {
+                drop(ready);
                 info!(
                     policies = wanted.endpoints.len(),
                     pods = wanted.pods.len(),
@@ -128,7 +142,6 @@ impl Standalone {
                     took = ?took,
                     "in force: {}", self.from.display()
                 );
-                drop(ready);
             }
         }
         self.reader.stop()
@@ -141,17 +154,25 @@ impl Standalone {
     }
 }
 
-/// One step of the folder into the index, and what it touched out of it.
-fn take(index: &mut Index, wanted: &mut Wanted, changes: Vec<Change>) {
-    let mut touched = std::collections::BTreeSet::new();
+/// The end of a wait that is under way.
+async fn ended(settling: &mut Option<JoinHandle<Settled>>) -> Result<Settled> {
+    match settling {
+        Some(wait) => wait.await.context("the wait for packets on their way has failed"),
+        None => std::future::pending().await,
+    }
+}
+
+/// One step of the folder into the index, and what it touched out of it. Whether pods are to be found anew.
+fn take(index: &mut Index, wanted: &mut Wanted, changes: Vec<Change>) -> bool {
+    let (mut touched, mut moved) = (BTreeSet::new(), false);
     for change in changes {
         match &change {
             Change::Pod(pod) => {
-                wanted.pods.insert(pod.uid.clone(), pod.clone());
+                let before = wanted.pods.insert(pod.uid.clone(), pod.clone());
+                let place = |pod: &Pod| (pod.is_live(), pod.addresses.clone());
+                moved |= before.as_ref().map(place) != Some(place(pod));
             }
-            Change::PodGone { uid, .. } => {
-                wanted.pods.remove(uid);
-            }
+            Change::PodGone { uid, .. } => moved |= wanted.pods.remove(uid).is_some(),
             _ => {}
         }
         touched.extend(index.apply(change));
@@ -162,6 +183,7 @@ fn take(index: &mut Index, wanted: &mut Wanted, changes: Vec<Change>) {
             None => wanted.endpoints.remove(&uid),
         };
     }
+    moved
 }
 
 impl News {
@@ -173,10 +195,6 @@ impl News {
             .take(NAMED)
             .map(ToString::to_string)
             .collect();
-        self.why.pods |= refresh
-            .changes
-            .iter()
-            .any(|change| matches!(change, Change::Pod(_) | Change::PodGone { .. }));
     }
 
     /// One line a change: what changed, and what that took.
@@ -202,7 +220,7 @@ struct Problems {
     files: Vec<Problem>,
     resolve: Vec<Problem>,
     node: Vec<Problem>,
-    told: std::collections::BTreeSet<Problem>,
+    told: BTreeSet<Problem>,
 }
 
 impl Problems {
@@ -217,7 +235,7 @@ impl Problems {
             .iter()
             .flat_map(|(_, list)| list.iter().cloned())
             .collect();
-        for problem in std::collections::BTreeSet::difference(&now, &self.told) {
+        for problem in BTreeSet::difference(&now, &self.told) {
             warn!("problem: {problem}");
         }
         for problem in self.told.difference(&now) {

@@ -53,7 +53,47 @@ impl fmt::Display for ApplyError {
 
 impl std::error::Error for ApplyError {}
 
+/// A wait for packets on their way, to be made on a thread of its own: see [`Kernel::settling`].
+#[derive(Debug)]
+pub struct Settling {
+    changes: u64,
+}
+
+/// That wait is over.
+#[derive(Debug)]
+pub struct Settled {
+    changes: u64,
+}
+
+impl Settling {
+    /// Some 30 ms.
+    pub fn wait(self) -> Settled {
+        grace();
+        Settled {
+            changes: self.changes,
+        }
+    }
+}
+
 impl Kernel {
+    /// Makes the wait that [`Self::apply`] would make before it removes anything, but apart from the kernel side, which takes
+    /// changes meanwhile.
+    pub fn settling(&self) -> Settling {
+        Settling {
+            changes: self.changes,
+        }
+    }
+
+    /// Takes note that the wait is over. Whether it counts: not if there were changes meanwhile.
+    pub fn settled(&mut self, settled: &Settled) -> bool {
+        let counts = settled.changes == self.changes;
+        if counts && self.mirror.unsettled {
+            self.mirror.era += 1;
+            self.mirror.unsettled = false;
+        }
+        counts
+    }
+
     /// Brings operations into force, in their order. Before it removes rows, tables or rules it waits for packets on their
     /// way, which takes some 30 ms: see [`Self::publish`].
     ///
@@ -79,6 +119,7 @@ impl Kernel {
         &mut self,
         change: impl FnOnce(&mut Stage<'_>) -> Result<(), String>,
     ) -> Result<Written, ApplyError> {
+        self.changes += 1;
         let mut stage = Stage::new(&mut self.mirror);
         let changed = change(&mut stage);
         let (steps, peaks) = stage.finish();

@@ -307,6 +307,11 @@ pub(super) fn detach_filter(ifindex: u32, hook: Hook) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether the caller's network namespace has this interface.
+pub fn has_interface(ifindex: u32) -> bool {
+    interface_name(ifindex).is_some()
+}
+
 /// Name of an interface of the caller's network namespace.
 pub(super) fn interface_name(ifindex: u32) -> Option<String> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;

@@ -32,6 +32,8 @@ pub struct Kernel {
     pub(super) mirror: Mirror,
     pub(super) tcx: bool,
     pub(super) opened: Opened,
+    /// How many changes there have been.
+    pub(super) changes: u64,
 }
 
 /// What opening found and did.
@@ -102,6 +104,7 @@ impl Kernel {
                 verified,
                 notices,
             },
+            changes: 0,
         };
         kernel.set_control();
         kernel.adopt_attachments()?;
@@ -156,6 +159,14 @@ impl Kernel {
     pub fn rule_of_counter(&self, counter: u32) -> Option<&RuleInfo> {
         let (key, _) = self.mirror.rules.iter().find(|(_, index)| **index == counter)?;
         self.mirror.image.rules.get(key)
+    }
+
+    /// Whether another version's maps are there too: until [`Self::sweep`], its programs may judge by those.
+    ///
+    /// # Errors
+    /// The pin path cannot be listed.
+    pub fn has_predecessor(&self) -> Result<bool> {
+        Ok(!self.pins.other_versions()?.is_empty())
     }
 
     /// Removes what earlier processes left and no image refers to: halves of what a crash interrupted, maps of other ABI

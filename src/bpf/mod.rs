@@ -29,15 +29,15 @@ mod sys;
 mod tables;
 mod test_run;
 
-pub use apply::{Applied, ApplyError};
-pub use attach::Attachment;
+pub use apply::{Applied, ApplyError, Settled, Settling};
+pub use attach::{Attachment, has_interface};
 pub use clean::{Cleaned, clean};
 pub use config::{AttachKind, Config, Map, MapSizes};
 pub use counters::{Count, CounterReader, Counters, MapFill, Reason};
 pub use kernel::{Kernel, Opened, Swept};
 pub use ring::{Event, EventReader};
 pub use steps::Written;
-pub use test_run::{Frame, Ran};
+pub use test_run::{Frame, PinnedPrograms, Ran};
 
 #[allow(clippy::all, dead_code, unsafe_op_in_unsafe_fn, missing_debug_implementations)]
 mod skel {

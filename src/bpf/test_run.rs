@@ -5,12 +5,15 @@
 //! must be zero. The frame starts with its Ethernet header, has 14 bytes at least and about 3,500 at most.
 //! Maps are the real ones: flows are recorded, packets are counted, events are sent.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::kernel::Kernel;
+use super::load::PROGRAMS;
+use super::{abi, sys};
 use crate::model::Direction;
 
 const CONTEXT_SIZE: usize = 192;
@@ -62,6 +65,31 @@ impl Kernel {
     }
 }
 
+/// The programs of an instance that another process runs, by their pins: for measurements from outside.
+#[derive(Debug)]
+pub struct PinnedPrograms([OwnedFd; 2]);
+
+impl PinnedPrograms {
+    /// # Errors
+    /// No instance of this version has been at `pin_path`.
+    pub fn open(pin_path: &Path) -> Result<Self> {
+        let folder = pin_path.join(format!("v{}", abi::ABI_VERSION)).join("programs");
+        let open = |name: &str| {
+            let path = folder.join(name);
+            sys::open_pin(&path).with_context(|| format!("cannot open {}", path.display()))
+        };
+        Ok(Self([open(PROGRAMS[0])?, open(PROGRAMS[1])?]))
+    }
+
+    /// As [`Kernel::test_run`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn test_run(&self, frame: Frame<'_>) -> Result<Ran> {
+        run(&self.0[frame.direction as usize], frame, 1)
+    }
+}
+
 /// [`Kernel::test_run_repeated`] for any tc program, such as an empty one to subtract.
 pub(super) fn run(program: impl AsFd, frame: Frame<'_>, repeat: u32) -> Result<Ran> {
     let mut context = [0_u8; CONTEXT_SIZE];
@@ -71,7 +99,7 @@ pub(super) fn run(program: impl AsFd, frame: Frame<'_>, repeat: u32) -> Result<R
     put(MARK, 0);
     put(INGRESS_IFINDEX, frame.ingress_ifindex);
     put(IFINDEX, frame.ifindex);
-    let ran = super::sys::test_run(program.as_fd(), frame.bytes, &context, repeat).with_context(|| {
+    let ran = sys::test_run(program.as_fd(), frame.bytes, &context, repeat).with_context(|| {
         format!(
             "BPF_PROG_TEST_RUN refused a frame of {} bytes at interface {}",
             frame.bytes.len(),

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::links::{Links, Sought, Veth};
 use super::scrape::Scrape;
-use crate::bpf::{Applied, ApplyError, Kernel};
+use crate::bpf::{self, Applied, ApplyError, Kernel, Settled, Settling};
 use crate::compile::{Compiled, Endpoints, Image, compile, diff};
 use crate::model::{Pod, Problem};
 use crate::observe::Metrics;
@@ -26,7 +26,7 @@ pub struct Wanted {
 /// What made a new look necessary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Why {
-    /// Pods came, went or changed: each must be found anew.
+    /// Pods came, went or have other addresses: each must be found anew.
     pub pods: bool,
     /// Links or routes changed.
     pub links: bool,
@@ -38,6 +38,8 @@ pub struct Enforced {
     pub written: Applied,
     /// What cannot be enforced as wanted; sorted by where it was found.
     pub problems: Vec<Problem>,
+    /// The change does not fit, or the kernel did not take it: what was in force before stays.
+    pub refused: bool,
     /// Something failed that may work a moment later.
     pub retry: bool,
     /// Rows, tables or rules that nothing refers to any more wait for [`Agent::tidy`].
@@ -53,6 +55,7 @@ pub struct Agent {
     metrics: Metrics,
     veths: BTreeMap<Arc<str>, Veth>,
     link_problems: Vec<Problem>,
+    elsewhere: usize,
     /// By interface: which link it was when the programs were attached.
     attached: BTreeMap<u32, (Arc<str>, u64)>,
     /// What the kernel should hold; differs from what it does hold by what is to be tidied.
@@ -71,6 +74,7 @@ impl Agent {
             metrics,
             veths: BTreeMap::new(),
             link_problems: Vec::new(),
+            elsewhere: 0,
             attached: BTreeMap::new(),
             image,
             swept: false,
@@ -108,14 +112,17 @@ impl Agent {
         if why.links {
             for ifindex in self.kernel.forget_gone()? {
                 self.attached.remove(&ifindex);
+                info!(ifindex, "forgotten: the interface is gone");
             }
         }
         let local = self.local(wanted);
         let Compiled { image, problems } = compile(&wanted.endpoints, &local);
         let names: BTreeSet<Arc<str>> = local.iter().map(|pod| pod.uid.clone()).collect();
+        // The interface of a pod that is gone is nobody's; when the pod is back, it is to be given to it anew.
+        self.attached.retain(|_, (uid, _)| names.contains(uid));
         enforced.problems = self.link_problems.clone();
         enforced.problems.extend(problems);
-        match self.publish(&image) {
+        match self.publish(image) {
             Ok(written) => enforced.written = written,
             Err(error) => {
                 self.metrics.changes_refused.inc();
@@ -126,11 +133,15 @@ impl Agent {
                     message: error.to_string(),
                     remedy: "what was in force stays until a change fits".into(),
                 });
+                enforced.refused = true;
                 enforced.retry = matches!(error, ApplyError::Kernel(_));
             }
         }
-        self.attach(&names, &mut enforced);
-        if !self.swept && !enforced.retry {
+        // Until these maps hold what is wanted, an earlier version's programs go on judging where they do.
+        if !enforced.refused || !self.kernel.has_predecessor()? {
+            self.attach(&names, &mut enforced);
+        }
+        if !self.swept && !enforced.refused && !enforced.retry {
             let swept = self
                 .kernel
                 .sweep()
@@ -144,7 +155,7 @@ impl Agent {
             }
             self.swept = true;
         }
-        enforced.untidy = *self.kernel.image() != self.image;
+        enforced.untidy = self.is_untidy();
         enforced.attached = self.attached.len();
         self.metrics.map_writes.inc_by(enforced.written.map_writes);
         self.metrics.pods_attached.set(enforced.attached as i64);
@@ -152,8 +163,22 @@ impl Agent {
         Ok(enforced)
     }
 
-    /// Removes rows, tables and rules that nothing refers to any more. Waits some 30 ms for packets on their way.
-    pub fn tidy(&mut self) {
+    /// The wait for packets on their way that [`Self::tidy`] needs, to be made on a thread of its own.
+    pub fn settling(&self) -> Settling {
+        self.kernel.settling()
+    }
+
+    /// Removes rows, tables and rules that nothing refers to any more. Does nothing, and says so by `false`, if there were
+    /// changes after the wait began.
+    pub fn tidy(&mut self, settled: &Settled) -> bool {
+        let counts = self.kernel.settled(settled);
+        if counts {
+            self.remove_unused();
+        }
+        counts
+    }
+
+    fn remove_unused(&mut self) {
         let ops = diff(self.kernel.image(), &self.image);
         match self.kernel.apply(&ops) {
             Ok(written) => {
@@ -181,6 +206,13 @@ impl Agent {
             .collect();
         let located = self.links.locate(&sought).await?;
         self.veths = located.veths;
+        if located.elsewhere != self.elsewhere {
+            info!(
+                pods = located.elsewhere,
+                "pods that other machines run, by the routes to them"
+            );
+            self.elsewhere = located.elsewhere;
+        }
         self.link_problems = located.problems;
         Ok(())
     }
@@ -201,18 +233,24 @@ impl Agent {
     }
 
     /// What is wanted comes into force now; what is left over goes later, or now where it takes the room.
-    fn publish(&mut self, image: &Image) -> Result<Applied, ApplyError> {
-        let ops = diff(self.kernel.image(), image);
+    fn publish(&mut self, image: Image) -> Result<Applied, ApplyError> {
+        let ops = diff(self.kernel.image(), &image);
         let written = match self.kernel.publish(&ops) {
-            Err(ApplyError::Full { .. }) if *self.kernel.image() != self.image => {
-                self.tidy();
-                let ops = diff(self.kernel.image(), image);
+            Err(ApplyError::Full { .. }) if self.is_untidy() => {
+                self.remove_unused();
+                let ops = diff(self.kernel.image(), &image);
                 self.kernel.publish(&ops)?
             }
             other => other?,
         };
-        self.image.clone_from(image);
+        self.image = image;
         Ok(written)
+    }
+
+    /// Whether the kernel holds more rows, tables or rules than the image in force; all else is the same in both.
+    fn is_untidy(&self) -> bool {
+        let sizes = |image: &Image| (image.rows.len(), image.l4.len(), image.rules.len());
+        sizes(self.kernel.image()) != sizes(&self.image)
     }
 
     /// Programs on every interface that has a pod; only after the pod's state is there, so that no packet meets a program
@@ -232,6 +270,8 @@ impl Agent {
                     self.attached.insert(veth.ifindex, is);
                     info!(interface = %veth.name, ifindex = veth.ifindex, pod = %uid, "attached");
                 }
+                // A notification of that is on its way.
+                Err(_) if !bpf::has_interface(veth.ifindex) => {}
                 Err(error) => {
                     enforced.retry = true;
                     enforced.problems.push(Problem {

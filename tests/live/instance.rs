@@ -32,9 +32,16 @@ pub struct Instance {
 
 impl Instance {
     pub fn start(namespace: &Namespace, arguments: &[String]) -> Self {
+        let arguments: Vec<&str> = std::iter::once("run")
+            .chain(arguments.iter().map(String::as_str))
+            .collect();
+        Self::start_as(namespace, BINARY, &arguments)
+    }
+
+    /// By way of a program that becomes `palisade run`.
+    pub fn start_as(namespace: &Namespace, program: &str, arguments: &[&str]) -> Self {
         let mut child = namespace
-            .command(BINARY)
-            .arg("run")
+            .command(program)
             .args(arguments)
             .env("PALISADE_LOG", "info")
             .stdin(Stdio::null())
@@ -95,8 +102,16 @@ impl Instance {
         }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Lets it run for a while, whatever it does then.
+    pub fn let_run(&self, time: Duration) {
+        let lines = self.log.lines.lock().expect("the log");
+        let ends = |lines: &mut (Vec<String>, bool)| !lines.1;
+        drop(
+            self.log
+                .more
+                .wait_timeout_while(lines, time, ends)
+                .expect("the log"),
+        );
     }
 
     /// Whether it still runs.
@@ -182,6 +197,6 @@ pub fn metric(namespace: &Namespace, name: &str, labels: &[&str]) -> f64 {
                 .expect("a number")
         })
         .collect();
-    assert!(!samples.is_empty() || !labels.is_empty(), "no {name} in\n{body}");
+    assert!(body.contains(name), "no {name} in\n{body}");
     samples.iter().sum()
 }

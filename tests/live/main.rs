@@ -10,4 +10,12 @@ mod objects;
 mod probes;
 mod site;
 
+mod capacity;
+mod edits;
+mod lifetimes;
+mod node;
 mod packets;
+mod refusals;
+mod restarts;
+mod services;
+mod veths;

@@ -36,3 +36,26 @@ pub fn policy(id: &str, spec: &str) -> String {
 pub fn app(name: &str) -> String {
     format!("podSelector: {{matchLabels: {{app: {name}}}}}")
 }
+
+/// A Service of port 80, TCP and UDP, with one ready backend on port 8080, and the slices that say so.
+pub fn service(id: &str, cluster_ips: [&str; 2], backend: Addresses) -> String {
+    let (namespace, name) = id.split_once('/').expect("namespace/name");
+    let [v4, v6] = cluster_ips;
+    let mut text = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n  selector: {{app: {name}}}\n  clusterIP: \"{v4}\"\n  clusterIPs: [\"{v4}\", \"{v6}\"]\n\
+         \x20 ports: [{{name: t, port: 80, targetPort: 8080}}, {{name: u, port: 80, targetPort: 8080, protocol: UDP}}]\n"
+    );
+    for ip in backend.list() {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let label = format!("kubernetes.io/service-name: {name}");
+        text += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\n\
+             metadata: {{name: {name}-{}, namespace: {namespace}, labels: {{{label}}}}}\n\
+             endpoints: [{{addresses: [\"{ip}\"], conditions: {{ready: true}}}}]\n\
+             ports: [{{name: t, port: 8080, protocol: TCP}}, {{name: u, port: 8080, protocol: UDP}}]\n",
+            family.to_lowercase()
+        );
+    }
+    text
+}

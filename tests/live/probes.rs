@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, Protocol as Number, RecvFlags, SendFlags, SocketType, ipproto};
 use rustix::net::{recv, sendto, socket, sockopt};
 
-use crate::netns::{self, Answer, Namespace, Protocol};
+use crate::instance::PATIENCE;
+use crate::netns::{self, Answer, Namespace, Pod, Protocol, Service};
 
 /// What should come, comes in this time, however busy the machine is.
 const SOON: Duration = Duration::from_secs(5);
@@ -207,4 +208,53 @@ impl Stream {
         };
         assert_eq!(seen, expected, "{:?}", self.0);
     }
+}
+
+/// Probes in each family that the destination has, all at once.
+pub fn table(rows: &[(&Namespace, &Pod, How, Answer)]) {
+    let mut probes = Vec::new();
+    for (from, to, how, expected) in rows {
+        probes.extend(to.addresses.list().into_iter().map(|address| Probe {
+            from,
+            to: (&to.namespace, address),
+            how: *how,
+            expected: *expected,
+        }));
+    }
+    check(&probes);
+}
+
+/// TCP and UDP echo services on each of these ports at each of these places.
+pub fn echo_services(at: &[&Namespace], ports: &[u16]) -> Vec<Service> {
+    let mut services = Vec::new();
+    for namespace in at {
+        for port in ports {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                services.push(Service::start(namespace, protocol, *port));
+            }
+        }
+    }
+    services
+}
+
+impl Stream {
+    /// Waits for the echo of what was asked in vain before.
+    pub fn recover(&mut self) {
+        self.0.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut answer = [0; 12];
+        self.0
+            .read_exact(&mut answer)
+            .unwrap_or_else(|e| panic!("{:?}: {e}", self.0));
+    }
+}
+
+/// TCP segments that a namespace has sent again.
+pub fn retransmissions(namespace: &Namespace) -> u64 {
+    let text = namespace
+        .run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").expect("the kernel's counters"));
+    let mut tcp = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (tcp.next().expect("names"), tcp.next().expect("values"));
+    let at = names.split(' ').position(|name| name == "RetransSegs");
+    let value = at.and_then(|at| values.split(' ').nth(at));
+    value.and_then(|value| value.parse().ok()).expect("a number")
 }

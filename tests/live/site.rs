@@ -8,7 +8,8 @@ use rustix::process::Signal;
 
 use crate::folder::Folder;
 use crate::instance::{BINARY, Instance, get, metric};
-use crate::netns::{Host, Layout};
+use crate::netns::{Host, Layout, Pod};
+use crate::objects;
 
 /// How programs are attached, as the flag writes it.
 pub const KINDS: [&str; 2] = ["tcx", "clsact"];
@@ -59,6 +60,16 @@ impl Site {
         self
     }
 
+    /// Pods of namespace `shop` with running containers, labelled `app: NAME`, each also in the folder's `pod-NAME.yaml`.
+    pub fn pods<const N: usize>(&self, names: [&str; N]) -> [Pod; N] {
+        names.map(|name| {
+            let pod = self.host.pod(name);
+            let text = objects::pod(&format!("shop/{name}"), &format!("app: {name}"), pod.addresses);
+            self.folder.put(&format!("pod-{name}.yaml"), &text);
+            pod
+        })
+    }
+
     pub fn pins(&self) -> &Path {
         &self.pins
     }
@@ -82,6 +93,13 @@ impl Site {
     pub fn launch(&mut self) -> &mut Instance {
         assert!(self.instance.is_none(), "it runs already");
         let instance = Instance::start(&self.host.namespace, &self.arguments());
+        self.instance.insert(instance)
+    }
+
+    /// Starts a program in its place, which is to become `palisade run` in the end.
+    pub fn launch_as(&mut self, program: &str, arguments: &[&str]) -> &mut Instance {
+        assert!(self.instance.is_none(), "it runs already");
+        let instance = Instance::start_as(&self.host.namespace, program, arguments);
         self.instance.insert(instance)
     }
 
@@ -125,8 +143,25 @@ impl Site {
         self.change(&["applied: "], |folder| folder.put(name, text))
     }
 
+    /// Waits until all edits made so far have been taken up, by one more that changes nothing for anybody.
+    pub fn settle(&mut self) {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("settled-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let text = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
+        self.change(&["applied: ", &name], |folder| {
+            folder.put("zz-settled.yaml", &text)
+        });
+    }
+
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         metric(&self.host.namespace, name, labels)
+    }
+
+    /// Names of the pinned links, as in `7-ingress`.
+    pub fn pinned_links(&self) -> Vec<String> {
+        let links = std::fs::read_dir(self.pins.join("links")).expect("the links");
+        let names = links.map(|link| link.expect("a link").file_name().into_string().expect("a name"));
+        names.collect()
     }
 
     pub fn clean(&self) -> Output {

@@ -20,6 +20,8 @@ pub(super) enum Evidence {
         /// It was asked for in vain.
         silent: bool,
     },
+    /// The route to it goes to another machine.
+    Elsewhere,
     /// Where it is, no veth of a pod can be.
     Refused {
         message: String,
@@ -36,13 +38,7 @@ pub(super) fn evidence(table: &Table, address: IpAddr, route: Route) -> Evidence
     let refused = |message: String, remedy| Evidence::Refused { message, remedy };
     let (oif, host) = match route {
         Route::OnLink { oif, host } => (oif, host),
-        Route::Via { oif } => {
-            let by = oif.map_or_else(String::new, |oif| format!(" by {}", table.name(oif)));
-            return refused(
-                format!("the route to it goes to another machine{by}"),
-                ROUTE_REMEDY,
-            );
-        }
+        Route::Via { .. } => return Evidence::Elsewhere,
         Route::Local => {
             return refused(
                 "it is an address of the node itself".into(),
@@ -193,8 +189,6 @@ pub(super) mod tests {
             (on_link(UPLINK, true), "default route"),
             (on_link(1, true), "no veth"),
             (on_link(99, true), "no veth"),
-            (Route::Via { oif: Some(VETH_A) }, "another machine by if10"),
-            (Route::Via { oif: None }, "another machine"),
             (Route::Local, "node itself"),
             (Route::Unreachable { errno: 0 }, "refuses"),
             (Route::Unreachable { errno: -101 }, "Network is unreachable"),
@@ -208,6 +202,9 @@ pub(super) mod tests {
                 }
                 other => panic!("{route:?}: {other:?}"),
             }
+        }
+        for oif in [Some(VETH_A), None] {
+            assert_eq!(evidence(&table, to, Route::Via { oif }), Evidence::Elsewhere);
         }
         // As long as the uplinks are not known, none may pass for a pod's veth.
         table.uplinks = None;

@@ -88,6 +88,8 @@ pub struct Located {
     pub veths: BTreeMap<Arc<str>, Veth>,
     /// Sorted, without duplicates: why the others have no place. Pods whose bridge is still being asked are in neither.
     pub problems: Vec<Problem>,
+    /// How many pods are elsewhere: the routes to all their addresses go to other machines.
+    pub elsewhere: usize,
 }
 
 /// Finds pods' veths, and tells when that may have changed.
@@ -206,9 +208,14 @@ impl Links {
                     },
                 ))
             });
+            let is_elsewhere = |address| matches!(known.get(address), Some(Evidence::Elsewhere));
+            let unplaced = pods.iter().filter(|pod| !self.places.contains_key(&pod.uid));
             let located = Located {
                 veths: veths.collect(),
                 problems,
+                elsewhere: unplaced
+                    .filter(|pod| pod.addresses.iter().all(is_elsewhere))
+                    .count(),
             };
             let (questions, waits) = questions(&table, pods, &known, &self.places, &mut self.asked);
             (located, questions, waits)
@@ -269,7 +276,7 @@ impl Links {
             .await?;
         let mut table = lock(&self.table);
         for (address, route) in answers {
-            let lasting = matches!(route, Route::OnLink { oif, .. } if table.links.get(&oif).is_some_and(|l| l.kind != table::Kind::Other));
+            let lasting = route.oif().is_none_or(|oif| table.links.contains_key(&oif));
             if lasting && epoch == table.routes_epoch {
                 table.routes.insert(address, route);
             }

@@ -197,7 +197,7 @@ fn obstacle(
             let message = format!("nothing on bridge {} answers for it", table.name(*bridge));
             Some(problem(pod, &[address], message, BRIDGE_REMEDY))
         }
-        Evidence::Unheard { silent: false, .. } | Evidence::Veth { .. } => None,
+        Evidence::Unheard { silent: false, .. } | Evidence::Veth { .. } | Evidence::Elsewhere => None,
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Table {
     stations: BTreeMap<(u32, Mac, u16), u32>,
     /// Raised whenever a bridge gains a port or learns a station: what did not answer before may do now.
     bridge_news: HashMap<u32, u64>,
-    /// FIB lookups that led to a veth or a bridge. Others are asked anew each time: they are few.
+    /// FIB lookups, until something changes that they may rest on.
     pub routes: HashMap<IpAddr, Route>,
     /// Raised whenever something is dropped from `routes`; an answer asked for before that is not kept.
     pub routes_epoch: u64,
@@ -233,8 +233,9 @@ impl Table {
             *self.bridge_news.entry(link.master).or_default() += 1;
         }
         self.links.insert(ifindex, link);
-        // Taking an IPv4 interface down removes its routes without a word on any of them.
-        self.forget_routes(|_, route| route.oif() == Some(ifindex));
+        // Taking an IPv4 interface down removes its routes without a word on any of them, and an address that led elsewhere
+        // may be behind an interface that comes up.
+        self.forget_routes(|_, route| route.oif() == Some(ifindex) || !matches!(route, Route::OnLink { .. }));
         true
     }
 

@@ -1,0 +1,233 @@
+//! A node with two pods on it, `shop/subject` and `shop/other`, and two elsewhere, `shop/friend` and `shop/stranger`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use palisade::bpf::{Frame, Kernel, Reason};
+use palisade::compile::{Image, compile, diff};
+use palisade::model::{Direction, Pod};
+use palisade::{files, resolve};
+
+use crate::frame::Packet;
+use crate::kernel_support::{Namespace, Pins, ip, veth};
+
+/// A receiving link that is no pod's.
+pub const ELSEWHERE: u32 = 1;
+/// Where nothing was received: the node itself sends.
+pub const NODE: u32 = 0;
+
+/// No policy at all.
+pub const OPEN: &str = "";
+/// Nothing in, nothing out.
+pub const CLOSED: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {matchLabels: {app: subject}}, policyTypes: [Ingress, Egress]}
+";
+/// TCP 80 and SCTP 80 in from the friend, UDP 53 and TCP 443 out to it.
+pub const WEB: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: subject}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: friend}}}]
+    ports: [{port: 80}, {port: 80, protocol: SCTP}]
+  egress:
+  - to: [{podSelector: {matchLabels: {app: friend}}}]
+    ports: [{port: 53, protocol: UDP}, {port: 443}]
+";
+/// Everything from and to the friend.
+pub const FRIEND: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: friend, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: subject}}
+  policyTypes: [Ingress, Egress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]
+  egress: [{to: [{podSelector: {matchLabels: {app: friend}}}]}]
+";
+/// Nothing in, anything out.
+pub const NO_INGRESS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: no-ingress, namespace: shop}
+spec: {podSelector: {matchLabels: {app: subject}}, policyTypes: [Ingress]}
+";
+
+const PODS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: subject, namespace: shop, labels: {app: subject}, annotations: {palisade.dev/allowed-source-prefixes: '10.7.0.0/16,fd07::/16'}}
+status: {podIPs: [{ip: 10.1.0.1}, {ip: 'fd00:1::1'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: friend, namespace: shop, labels: {app: friend}}
+status: {podIPs: [{ip: 10.1.0.2}, {ip: 'fd00:1::2'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: stranger, namespace: shop, labels: {app: stranger}}
+status: {podIPs: [{ip: 10.1.0.3}, {ip: 'fd00:1::3'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, namespace: shop, labels: {app: other}}
+status: {podIPs: [{ip: 10.1.0.4}, {ip: 'fd00:1::4'}]}
+---
+";
+
+/// One address family's names.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub subject: IpAddr,
+    pub friend: IpAddr,
+    pub stranger: IpAddr,
+    /// Nobody's.
+    pub outside: IpAddr,
+    /// Within the subject's annotation.
+    pub lent: IpAddr,
+}
+
+pub fn families() -> [Addresses; 2] {
+    let ip = |text: &str| text.parse().unwrap();
+    [
+        Addresses {
+            subject: ip("10.1.0.1"),
+            friend: ip("10.1.0.2"),
+            stranger: ip("10.1.0.3"),
+            outside: ip("192.0.2.9"),
+            lent: ip("10.7.1.1"),
+        },
+        Addresses {
+            subject: ip("fd00:1::1"),
+            friend: ip("fd00:1::2"),
+            stranger: ip("fd00:1::3"),
+            outside: ip("2001:db8::9"),
+            lent: ip("fd07::1"),
+        },
+    ]
+}
+
+pub fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}
+
+pub struct Site {
+    pub kernel: Kernel,
+    pub subject: u32,
+    pub other: u32,
+    // In the order in which they must go.
+    _pins: Pins,
+    _namespace: Namespace,
+}
+
+impl Site {
+    /// `None` where the tests are skipped.
+    pub fn new(policies: &str) -> Option<Self> {
+        if !crate::kernel_support::root() {
+            return None;
+        }
+        let pins = Pins::new();
+        let namespace = Namespace::enter();
+        ip(&["link", "set", "lo", "up"]);
+        let (subject, other) = (veth("subject"), veth("other"));
+        let kernel = Kernel::open(&pins.config()).expect("the programs load");
+        let mut site = Self {
+            kernel,
+            subject,
+            other,
+            _pins: pins,
+            _namespace: namespace,
+        };
+        site.enforce(policies);
+        let uids: BTreeMap<String, Arc<str>> = (site.kernel.image().pods.iter())
+            .map(|(uid, pod)| (pod.id.name.to_string(), uid.clone()))
+            .collect();
+        site.kernel.attach(&uids["subject"], subject).expect("attach");
+        site.kernel.attach(&uids["other"], other).expect("attach");
+        Some(site)
+    }
+
+    /// Brings other policies into force.
+    pub fn enforce(&mut self, policies: &str) {
+        let image = image(policies);
+        let ops = diff(self.kernel.image(), &image);
+        self.kernel.apply(&ops).expect("it fits");
+    }
+
+    /// Whether a frame passes; `from` is the link it was received by, for what comes to the pod.
+    pub fn frame(&self, direction: Direction, from: u32, bytes: &[u8]) -> bool {
+        self.frame_at(self.subject, direction, from, bytes)
+    }
+
+    pub fn frame_at(&self, ifindex: u32, direction: Direction, from: u32, bytes: &[u8]) -> bool {
+        let frame = Frame {
+            direction,
+            ifindex,
+            ingress_ifindex: if direction == Direction::Ingress { from } else { 0 },
+            bytes,
+        };
+        !self.kernel.test_run(frame).expect("BPF_PROG_TEST_RUN").dropped()
+    }
+
+    /// The same from elsewhere, where the kernel runs such a frame at all.
+    pub fn try_frame(&self, direction: Direction, bytes: &[u8]) -> Option<bool> {
+        let frame = Frame {
+            direction,
+            ifindex: self.subject,
+            ingress_ifindex: ELSEWHERE,
+            bytes,
+        };
+        self.kernel.test_run(frame).ok().map(|ran| !ran.dropped())
+    }
+
+    /// From the subject.
+    pub fn outward(&self, packet: &Packet) -> bool {
+        self.frame(Direction::Egress, 0, &packet.frame())
+    }
+
+    /// To the subject, forwarded from elsewhere.
+    pub fn inward(&self, packet: &Packet) -> bool {
+        self.frame(Direction::Ingress, ELSEWHERE, &packet.frame())
+    }
+
+    /// To the subject, from the node itself.
+    pub fn node(&self, packet: &Packet) -> bool {
+        self.frame(Direction::Ingress, NODE, &packet.frame())
+    }
+
+    pub fn counted(&self, reason: Reason, direction: Direction) -> u64 {
+        self.kernel.counters().expect("counters").reasons[&(reason, direction)].packets
+    }
+
+    /// That a frame is dropped for this reason, and counted once under it.
+    #[track_caller]
+    pub fn dropped_as(&self, what: &str, reason: Reason, direction: Direction, bytes: &[u8]) {
+        let before = self.counted(reason, direction);
+        assert!(!self.frame(direction, ELSEWHERE, bytes), "{what}: passes");
+        let after = self.counted(reason, direction);
+        assert_eq!(after, before + 1, "{what}: not counted as {}", reason.name());
+    }
+}
+
+fn image(policies: &str) -> Image {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("site.yaml"), format!("{PODS}{policies}")).expect("written");
+    let loaded = files::load(folder.path()).expect("read");
+    assert_eq!(loaded.problems, []);
+    let local = |pod: &&Pod| matches!(&*pod.id.name, "subject" | "other");
+    let local: Vec<&Pod> = loaded.snapshot.pods.iter().filter(local).collect();
+    let resolution = resolve::resolve(&loaded.snapshot);
+    compile(&resolution.endpoints, &local).image
+}
