@@ -105,7 +105,7 @@ async fn metrics_are_open_metrics_under_their_documented_names() {
     metrics.applied_in(Duration::from_micros(100));
     metrics.applied_in(Duration::from_millis(3));
     metrics.applied_in(Duration::from_secs(20));
-    metrics.set_problems(BTreeMap::from([("NetworkPolicy".into(), 2), ("Pod".into(), 1)]));
+    metrics.set_problems(BTreeMap::from([("files".into(), 2), ("node".into(), 1)]));
     metrics.set_skipped(BTreeMap::from([("Deployment".into(), 4)]));
     let count = |direction, verdict, policy, reason, packets, bytes| CounterSample {
         direction,
@@ -176,13 +176,13 @@ palisade_apply_duration_seconds_bucket{{le="2.5"}} 2
 palisade_apply_duration_seconds_bucket{{le="5.0"}} 2
 palisade_apply_duration_seconds_bucket{{le="10.0"}} 2
 palisade_apply_duration_seconds_bucket{{le="+Inf"}} 3
-# HELP palisade_problems Open problems by kind of the object that has them
+# HELP palisade_problems Open problems by the part that found them
 # TYPE palisade_problems gauge
-palisade_problems{{kind="NetworkPolicy"}} 2
-palisade_problems{{kind="Pod"}} 1
-# HELP palisade_objects_skipped Objects skipped because their kind is not read
-# TYPE palisade_objects_skipped counter
-palisade_objects_skipped_total{{kind="Deployment"}} 4
+palisade_problems{{source="files"}} 2
+palisade_problems{{source="node"}} 1
+# HELP palisade_objects_skipped Objects that are skipped because their kind is not read
+# TYPE palisade_objects_skipped gauge
+palisade_objects_skipped{{kind="Deployment"}} 4
 # HELP palisade_traffic_packets Packets judged at pods' veths
 # TYPE palisade_traffic_packets counter
 # UNIT palisade_traffic_packets packets
@@ -215,7 +215,7 @@ async fn a_hostile_name_stays_one_label_value() {
     metrics.set_skipped(BTreeMap::from([("A\"} 1\nfake_total 9 # \\".into(), 1)]));
     with_server(metrics, None, Readiness::default(), async |addr| {
         let page = fetch(addr, "/metrics").await;
-        let line = r#"palisade_objects_skipped_total{kind="A\"} 1\nfake_total 9 # \\"} 1"#;
+        let line = r#"palisade_objects_skipped{kind="A\"} 1\nfake_total 9 # \\"} 1"#;
         assert!(page.body.lines().any(|l| l == line), "{}", page.body);
         assert!(page.body.ends_with("# EOF\n"));
     })

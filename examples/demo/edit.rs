@@ -127,14 +127,14 @@ fn confirm(
     changed.retain(|question, allowed| before.get(question) != Some(allowed));
     let seen = table::ask(shop, changed.keys())?;
     let seen = table::ask_again(shop, &changed, seen)?;
-    println!(
-        "   {} answers of `palisade matrix` change; by new connections:",
-        changed.len()
-    );
     if changed.is_empty() {
         bail!("the edit changes no answer");
     }
     agree(&changed, &seen)?;
+    println!(
+        "   {} answers of `palisade matrix` change; new connections see the same",
+        changed.len()
+    );
     Ok(now)
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -38,8 +38,8 @@ pub struct Metrics {
     /// Pods whose veth is attached.
     pub pods_attached: Gauge,
     apply_duration: Arc<Latency>,
-    problems: Kinds,
-    skipped: Kinds,
+    problems: Counts,
+    skipped: Counts,
 }
 
 impl Metrics {
@@ -48,12 +48,12 @@ impl Metrics {
         self.apply_duration.observe(duration);
     }
 
-    /// Replaces the number of open problems of each kind of object.
-    pub fn set_problems(&self, by_kind: BTreeMap<String, u64>) {
-        self.problems.replace(by_kind);
+    /// Replaces the number of open problems of each part that found them.
+    pub fn set_problems(&self, by_source: BTreeMap<String, u64>) {
+        self.problems.replace(by_source);
     }
 
-    /// Replaces the number of objects skipped so far because their kind is not read.
+    /// Replaces the number of objects that are there and are skipped, because their kind is not read.
     pub fn set_skipped(&self, by_kind: BTreeMap<String, u64>) {
         self.skipped.replace(by_kind);
     }
@@ -102,17 +102,17 @@ impl Metrics {
             pods_attached.clone(),
         );
         registry.register_collector(Box::new(apply_duration.clone()));
-        registry.register_collector(Box::new(ByKind {
+        registry.register_collector(Box::new(Gauges {
             name: "problems",
-            help: "Open problems by kind of the object that has them",
-            counter: false,
-            kinds: problems.clone(),
+            help: "Open problems by the part that found them",
+            label: "source",
+            counts: problems.clone(),
         }));
-        registry.register_collector(Box::new(ByKind {
+        registry.register_collector(Box::new(Gauges {
             name: "objects_skipped",
-            help: "Objects skipped because their kind is not read",
-            counter: true,
-            kinds: skipped.clone(),
+            help: "Objects that are skipped because their kind is not read",
+            label: "kind",
+            counts: skipped.clone(),
         }));
         if let Some(counters) = counters {
             registry.register_collector(Box::new(Traffic::new(counters, POLICY_SERIES)));
@@ -167,11 +167,11 @@ impl Collector for Latency {
     }
 }
 
-/// Numbers by kind of object. The lock is held for the copy of a pointer.
+/// Numbers by name. The lock is held for the copy of a pointer.
 #[derive(Clone, Debug, Default)]
-struct Kinds(Arc<Mutex<Arc<BTreeMap<String, u64>>>>);
+struct Counts(Arc<Mutex<Arc<BTreeMap<String, u64>>>>);
 
-impl Kinds {
+impl Counts {
     fn replace(&self, by_kind: BTreeMap<String, u64>) {
         let by_kind = Arc::new(bounded(by_kind));
         let before = std::mem::replace(
@@ -196,30 +196,22 @@ fn bounded(by_kind: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
     kinds.into_iter().chain([(OVERFLOW.to_string(), rest)]).collect()
 }
 
+/// One gauge a name.
 #[derive(Debug)]
-struct ByKind {
+struct Gauges {
     name: &'static str,
     help: &'static str,
-    counter: bool,
-    kinds: Kinds,
+    /// Of the names.
+    label: &'static str,
+    counts: Counts,
 }
 
-impl Collector for ByKind {
+impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let kind = if self.counter {
-            MetricType::Counter
-        } else {
-            MetricType::Gauge
-        };
-        let mut family = encoder.encode_descriptor(self.name, self.help, None, kind)?;
-        for (name, count) in self.kinds.get().iter() {
-            let labels = [("kind", name.as_str())];
-            let one = family.encode_family(&labels)?;
-            if self.counter {
-                ConstCounter::new(*count).encode(one)?;
-            } else {
-                ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX)).encode(one)?;
-            }
+        let mut family = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (name, count) in self.counts.get().iter() {
+            let gauge = ConstGauge::new(i64::try_from(*count).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[(self.label, name.as_str())])?)?;
         }
         Ok(())
     }
