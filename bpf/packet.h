@@ -116,6 +116,8 @@ static __always_inline __u8 quick(struct __sk_buff *skb, struct plain *q, const 
 		if (*(__u8 *)ip != 0x45 || ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_OFFSET))
 			return 0;
 		length = bpf_ntohs(ip->tot_len);
+		if (ETH_HLEN + length > skb->len)
+			return 0;
 		l4 = (void *)(ip + 1);
 		q->protocol = ip->protocol;
 		q->tcp_flags = 0;
@@ -143,6 +145,8 @@ static __always_inline __u8 quick(struct __sk_buff *skb, struct plain *q, const 
 		if (l4 + 8 > (__u8 *)end || (*(__u8 *)ip & 0xf0) != 0x60)
 			return 0;
 		length = bpf_ntohs(ip->payload_len);
+		if (ETH_HLEN + sizeof(*ip) + length > skb->len)
+			return 0;
 		q->protocol = ip->nexthdr;
 		q->tcp_flags = 0;
 		if (q->protocol == IPPROTO_TCP) {

@@ -1,12 +1,24 @@
-//! Packet tables: frames through the real programs by BPF_PROG_TEST_RUN, each with the verdict and the counter that the
-//! contract asks for. The pod is `shop/subject`; its policies are written as users write them.
+//! Packet tables: frames that run through the real programs (BPF_PROG_TEST_RUN), and what must come of each.
 
-mod errors;
-mod flows;
 mod frame;
 #[path = "../kernel_support/mod.rs"]
 mod kernel_support;
-mod neighbours;
-mod node;
-mod shape;
-mod site;
+mod lab;
+mod sources;
+mod state;
+mod wire;
+
+use std::net::{IpAddr, SocketAddr};
+
+use lab::address;
+
+/// Both families, which most of this holds for alike.
+const FAMILIES: [bool; 2] = [false, true];
+
+fn end(ipv6: bool, n: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(address(ipv6, n), port)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
