@@ -41,6 +41,8 @@ pub struct KernelJudge {
     attached: usize,
     loads: u64,
     serial: u32,
+    /// Each datagram has an id of its own: a fragment belongs to whichever first one with its id passed.
+    datagrams: u32,
     rng: Rng,
 }
 
@@ -67,6 +69,7 @@ impl KernelJudge {
             attached: 0,
             loads: 0,
             serial: 0,
+            datagrams: 0,
             rng: Rng::new(seed ^ 0x6b65_726e_656c),
         }
     }
@@ -157,7 +160,8 @@ impl KernelJudge {
             (Moment::Back, Direction::Ingress) => Direction::Egress,
             (Moment::Back, Direction::Egress) => Direction::Ingress,
         };
-        let frames = dress(&mut self.rng, packet, self.serial);
+        self.datagrams += 1;
+        let frames = dress(&mut self.rng, packet, self.datagrams);
         let image = self.kernel.image();
         let pod = image.pods.get(&flow.question.pod_uid);
         let open = pod.is_some_and(|pod| pod.direction(direction).psid == Psid::OPEN);
