@@ -7,7 +7,7 @@ AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
 BENCH_PACKAGES := jq
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages bench-packages build test lint deny demo kernels semantics differential bench
+.PHONY: packages kernel-packages bench-packages build test lint deny demo kernels semantics differential bench restarts
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
@@ -53,6 +53,10 @@ semantics: packages
 # PALISADE_SEED repeats a run.
 differential: packages
 	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} $(CARGO) test --locked --release --test differential -- --nocapture
+
+# As root: killed and started again so often, for each kind of attachment, while packets are counted at both ends.
+restarts: packages
+	PALISADE_RESTARTS=$${PALISADE_RESTARTS:-100} $(CARGO) test --locked --test live kill_and_restart -- --nocapture
 
 # As root. Each part writes target/bench.<part>.json; one file of them all is made at the end.
 bench: packages bench-packages

@@ -65,7 +65,7 @@ const KINDS: [Kind; 3] = [
         says: "a pod gets the peers' label, or loses it",
         edit: Folder::peer,
         from: folder::LATE,
-        port: 8080,
+        port: 8081,
     },
 ];
 
@@ -75,10 +75,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let _namespace = Namespace::enter();
     let pins = Pins::new();
+    ip(&["link", "set", "lo", "up"]);
     let ifindex = veth("local");
     ip(&["route", "add", &format!("{LOCAL}/32"), "dev", "local"]);
-    ip(&["link", "add", "uplink", "type", "dummy"]);
-    ip(&["link", "set", "uplink", "up"]);
+    let uplink = veth("uplink");
     ip(&["addr", "add", "192.0.2.1/24", "dev", "uplink"]);
     ip(&["route", "add", "default", "via", "192.0.2.2"]);
     let folder = Folder::new()?;
@@ -92,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let (mut kinds, mut all) = (Map::new(), Vec::new());
     for kind in &KINDS {
-        let mut times = edits(kind, &folder, &programs, ifindex)?;
+        let mut times = edits(kind, &folder, &programs, [ifindex, uplink])?;
         all.extend(&times);
         kinds.insert(kind.name.into(), summary(kind.name, kind.says, &mut times));
     }
@@ -128,7 +128,7 @@ fn edits(
     kind: &Kind,
     folder: &Folder,
     programs: &PinnedPrograms,
-    ifindex: u32,
+    [ifindex, uplink]: [u32; 2],
 ) -> Result<Vec<f64>, Box<dyn Error>> {
     let (from, to): (IpAddr, IpAddr) = (kind.from.parse()?, LOCAL.parse()?);
     let bytes = frame((from, 40_000), (to, kind.port), L4::Udp);
@@ -136,8 +136,7 @@ fn edits(
         let ran = programs.test_run(Frame {
             direction: Direction::Ingress,
             ifindex,
-            // Received by the uplink.
-            ingress_ifindex: ifindex + 2,
+            ingress_ifindex: uplink,
             bytes: &bytes,
         })?;
         Ok(!ran.dropped())

@@ -302,9 +302,13 @@ pub(super) fn detach_filter(ifindex: u32, hook: Hook) -> Result<bool> {
     if filter(ifindex, hook)?.is_none() {
         return Ok(false);
     }
-    sys::filter_detach(ifindex, hook, PLACE)
-        .with_context(|| format!("cannot remove the filter of interface {ifindex}"))?;
-    Ok(true)
+    match sys::filter_detach(ifindex, hook, PLACE) {
+        // It went with its interface meanwhile.
+        Err(_) if interface_name(ifindex).is_none() => Ok(false),
+        removed => removed
+            .map(|_| true)
+            .with_context(|| format!("cannot remove the filter of interface {ifindex}")),
+    }
 }
 
 /// Whether the caller's network namespace has this interface.

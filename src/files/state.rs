@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::object::{Contents, Item, Key, Kind, Object, StandIn};
 use super::{file, pod, text};
-use crate::model::{Change, Direction, Labels, ObjectId, Policy, Problem, Rule, Selector, Snapshot};
+use crate::model::{
+    Change, ContainerPort, Direction, Labels, ObjectId, Policy, Problem, Rule, Selector, Snapshot,
+};
 
 #[derive(Default)]
 pub struct State {
@@ -45,6 +47,36 @@ struct InForce {
     origin: Option<Arc<Path>>,
 }
 
+/// What pods of one file have in common, which is kept once: replicas differ in little but their names and addresses.
+#[derive(Default)]
+struct Replicas {
+    labels: BTreeSet<Arc<Labels>>,
+    ports: BTreeSet<Arc<[ContainerPort]>>,
+    texts: BTreeSet<Arc<str>>,
+}
+
+impl Replicas {
+    fn share(&mut self, item: &mut Item) {
+        let Some(Object::Pod(pod)) = item.object.as_mut().and_then(Arc::get_mut) else {
+            return;
+        };
+        pod.labels = once(&mut self.labels, &pod.labels);
+        pod.ports = once(&mut self.ports, &pod.ports);
+        pod.id.namespace = once(&mut self.texts, &pod.id.namespace);
+        pod.node = pod.node.as_ref().map(|node| once(&mut self.texts, node));
+        item.key.id = pod.id.clone();
+    }
+}
+
+/// The first of all equal ones.
+fn once<T: Ord + ?Sized>(known: &mut BTreeSet<Arc<T>>, one: &Arc<T>) -> Arc<T> {
+    if let Some(first) = known.get(one) {
+        return first.clone();
+    }
+    known.insert(one.clone());
+    one.clone()
+}
+
 impl State {
     /// What `file` holds now.
     pub fn put(&mut self, file: &Arc<Path>, contents: Contents) {
@@ -65,7 +97,13 @@ impl State {
                 "delete it if they are to go; until then they stay as they were",
             ));
         }
-        let mut held: Vec<_> = items.into_iter().map(|item| Held { item, kept: false }).collect();
+        let mut replicas = Replicas::default();
+        let mut held: Vec<_> = (items.into_iter())
+            .map(|mut item| {
+                replicas.share(&mut item);
+                Held { item, kept: false }
+            })
+            .collect();
         if doubtful {
             let told = held.iter().filter(|held| held.item.stand_in.is_none());
             let told: BTreeSet<Key> = told.map(|held| held.item.key.clone()).collect();
@@ -82,7 +120,9 @@ impl State {
             held.extend(kept);
         }
         for (position, held) in held.iter().enumerate() {
-            let claims = self.claims.entry(held.item.key.clone()).or_default();
+            // Most objects are claimed once.
+            let claims = self.claims.entry(held.item.key.clone());
+            let claims = claims.or_insert_with(|| Vec::with_capacity(1));
             let claim = (file.clone(), u32::try_from(position).unwrap_or(u32::MAX));
             let at = claims.partition_point(|other| *other < claim);
             claims.insert(at, claim);

@@ -176,10 +176,10 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         drop(self.instance.take());
-        let _ = self.clean();
+        let cleaned = self.clean();
         let left = self.pins.exists();
         if !std::thread::panicking() {
-            assert!(!left, "{} is left", self.pins.display());
+            assert!(!left, "{} is left: {cleaned:?}", self.pins.display());
         }
     }
 }
