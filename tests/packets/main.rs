@@ -1,9 +1,11 @@
 //! Packet tables: frames that run through the real programs (BPF_PROG_TEST_RUN), and what must come of each.
 
+mod changes;
 mod frame;
 #[path = "../kernel_support/mod.rs"]
 mod kernel_support;
 mod lab;
+mod site;
 mod sources;
 mod state;
 mod wire;

@@ -1,10 +1,10 @@
-//! A node with two pods on it, `shop/subject` and `shop/other`, and two elsewhere, `shop/friend` and `shop/stranger`.
+//! A node with the pod `shop/subject` on it, and two elsewhere, `shop/friend` and `shop/stranger`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use palisade::bpf::{Frame, Kernel, Reason};
+use palisade::bpf::{Frame, Kernel};
 use palisade::compile::{Image, compile, diff};
 use palisade::model::{Direction, Pod};
 use palisade::{files, resolve};
@@ -13,9 +13,7 @@ use crate::frame::Packet;
 use crate::kernel_support::{Namespace, Pins, ip, veth};
 
 /// A receiving link that is no pod's.
-pub const ELSEWHERE: u32 = 1;
-/// Where nothing was received: the node itself sends.
-pub const NODE: u32 = 0;
+const ELSEWHERE: u32 = 1;
 
 /// No policy at all.
 pub const OPEN: &str = "";
@@ -67,7 +65,7 @@ metadata: {name: shop}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: subject, namespace: shop, labels: {app: subject}, annotations: {palisade.dev/allowed-source-prefixes: '10.7.0.0/16,fd07::/16'}}
+metadata: {name: subject, namespace: shop, labels: {app: subject}}
 status: {podIPs: [{ip: 10.1.0.1}, {ip: 'fd00:1::1'}]}
 ---
 apiVersion: v1
@@ -80,11 +78,6 @@ kind: Pod
 metadata: {name: stranger, namespace: shop, labels: {app: stranger}}
 status: {podIPs: [{ip: 10.1.0.3}, {ip: 'fd00:1::3'}]}
 ---
-apiVersion: v1
-kind: Pod
-metadata: {name: other, namespace: shop, labels: {app: other}}
-status: {podIPs: [{ip: 10.1.0.4}, {ip: 'fd00:1::4'}]}
----
 ";
 
 /// One address family's names.
@@ -93,10 +86,6 @@ pub struct Addresses {
     pub subject: IpAddr,
     pub friend: IpAddr,
     pub stranger: IpAddr,
-    /// Nobody's.
-    pub outside: IpAddr,
-    /// Within the subject's annotation.
-    pub lent: IpAddr,
 }
 
 pub fn families() -> [Addresses; 2] {
@@ -106,15 +95,11 @@ pub fn families() -> [Addresses; 2] {
             subject: ip("10.1.0.1"),
             friend: ip("10.1.0.2"),
             stranger: ip("10.1.0.3"),
-            outside: ip("192.0.2.9"),
-            lent: ip("10.7.1.1"),
         },
         Addresses {
             subject: ip("fd00:1::1"),
             friend: ip("fd00:1::2"),
             stranger: ip("fd00:1::3"),
-            outside: ip("2001:db8::9"),
-            lent: ip("fd07::1"),
         },
     ]
 }
@@ -124,9 +109,8 @@ pub fn at(address: IpAddr, port: u16) -> SocketAddr {
 }
 
 pub struct Site {
-    pub kernel: Kernel,
-    pub subject: u32,
-    pub other: u32,
+    kernel: Kernel,
+    subject: u32,
     // In the order in which they must go.
     _pins: Pins,
     _namespace: Namespace,
@@ -141,12 +125,11 @@ impl Site {
         let pins = Pins::new();
         let namespace = Namespace::enter();
         ip(&["link", "set", "lo", "up"]);
-        let (subject, other) = (veth("subject"), veth("other"));
+        let subject = veth("subject");
         let kernel = Kernel::open(&pins.config()).expect("the programs load");
         let mut site = Self {
             kernel,
             subject,
-            other,
             _pins: pins,
             _namespace: namespace,
         };
@@ -155,7 +138,6 @@ impl Site {
             .map(|(uid, pod)| (pod.id.name.to_string(), uid.clone()))
             .collect();
         site.kernel.attach(&uids["subject"], subject).expect("attach");
-        site.kernel.attach(&uids["other"], other).expect("attach");
         Some(site)
     }
 
@@ -166,58 +148,29 @@ impl Site {
         self.kernel.apply(&ops).expect("it fits");
     }
 
-    /// Whether a frame passes; `from` is the link it was received by, for what comes to the pod.
-    pub fn frame(&self, direction: Direction, from: u32, bytes: &[u8]) -> bool {
-        self.frame_at(self.subject, direction, from, bytes)
-    }
-
-    pub fn frame_at(&self, ifindex: u32, direction: Direction, from: u32, bytes: &[u8]) -> bool {
+    /// Whether a frame passes.
+    fn frame(&self, direction: Direction, bytes: &[u8]) -> bool {
         let frame = Frame {
             direction,
-            ifindex,
-            ingress_ifindex: if direction == Direction::Ingress { from } else { 0 },
+            ifindex: self.subject,
+            ingress_ifindex: if direction == Direction::Ingress {
+                ELSEWHERE
+            } else {
+                0
+            },
             bytes,
         };
         !self.kernel.test_run(frame).expect("BPF_PROG_TEST_RUN").dropped()
     }
 
-    /// The same from elsewhere, where the kernel runs such a frame at all.
-    pub fn try_frame(&self, direction: Direction, bytes: &[u8]) -> Option<bool> {
-        let frame = Frame {
-            direction,
-            ifindex: self.subject,
-            ingress_ifindex: ELSEWHERE,
-            bytes,
-        };
-        self.kernel.test_run(frame).ok().map(|ran| !ran.dropped())
-    }
-
     /// From the subject.
     pub fn outward(&self, packet: &Packet) -> bool {
-        self.frame(Direction::Egress, 0, &packet.frame())
+        self.frame(Direction::Egress, &packet.frame())
     }
 
     /// To the subject, forwarded from elsewhere.
     pub fn inward(&self, packet: &Packet) -> bool {
-        self.frame(Direction::Ingress, ELSEWHERE, &packet.frame())
-    }
-
-    /// To the subject, from the node itself.
-    pub fn node(&self, packet: &Packet) -> bool {
-        self.frame(Direction::Ingress, NODE, &packet.frame())
-    }
-
-    pub fn counted(&self, reason: Reason, direction: Direction) -> u64 {
-        self.kernel.counters().expect("counters").reasons[&(reason, direction)].packets
-    }
-
-    /// That a frame is dropped for this reason, and counted once under it.
-    #[track_caller]
-    pub fn dropped_as(&self, what: &str, reason: Reason, direction: Direction, bytes: &[u8]) {
-        let before = self.counted(reason, direction);
-        assert!(!self.frame(direction, ELSEWHERE, bytes), "{what}: passes");
-        let after = self.counted(reason, direction);
-        assert_eq!(after, before + 1, "{what}: not counted as {}", reason.name());
+        self.frame(Direction::Ingress, &packet.frame())
     }
 }
 
@@ -226,7 +179,7 @@ fn image(policies: &str) -> Image {
     std::fs::write(folder.path().join("site.yaml"), format!("{PODS}{policies}")).expect("written");
     let loaded = files::load(folder.path()).expect("read");
     assert_eq!(loaded.problems, []);
-    let local = |pod: &&Pod| matches!(&*pod.id.name, "subject" | "other");
+    let local = |pod: &&Pod| &*pod.id.name == "subject";
     let local: Vec<&Pod> = loaded.snapshot.pods.iter().filter(local).collect();
     let resolution = resolve::resolve(&loaded.snapshot);
     compile(&resolution.endpoints, &local).image
