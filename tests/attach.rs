@@ -153,7 +153,7 @@ fn enforced(layout: Layout, kind: AttachKind) {
 }
 
 #[test]
-fn s41_s42_the_node_reaches_its_pods_and_what_is_forwarded_is_judged_by_the_best_attachment() {
+fn s41_the_node_reaches_its_pods_and_what_is_forwarded_is_judged_by_the_best_attachment() {
     require_root!();
     for layout in Layout::ALL {
         enforced(layout, AttachKind::Auto);
@@ -161,7 +161,7 @@ fn s41_s42_the_node_reaches_its_pods_and_what_is_forwarded_is_judged_by_the_best
 }
 
 #[test]
-fn s41_s42_the_node_reaches_its_pods_and_what_is_forwarded_is_judged_by_clsact() {
+fn s41_the_node_reaches_its_pods_and_what_is_forwarded_is_judged_by_clsact() {
     require_root!();
     for layout in Layout::ALL {
         enforced(layout, AttachKind::Clsact);

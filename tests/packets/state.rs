@@ -64,7 +64,7 @@ fn s36_replies_to_an_allowed_flow_pass_and_nothing_else_does() {
             &Packet::udp(friend, own).frame(),
             "pass friend",
         );
-        lab.case(
+        lab.follows(
             "UDP reply",
             LISTENS,
             OUT,

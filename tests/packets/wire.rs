@@ -181,7 +181,7 @@ fn s32_echo_and_other_icmp_obey_rules_without_ports() {
             &Packet::echo_request(friend, own, 7).frame(),
             "pass friend",
         );
-        lab.case(
+        lab.follows(
             "its reply",
             LISTENS,
             OUT,
