@@ -30,7 +30,6 @@ const SMALL: &[&str] = &[
 /// Everything goes on drop, also when a test panics: the process, links, filters, maps, pins, namespaces.
 pub struct Site {
     pub folder: Folder,
-    pub layout: Layout,
     pub kind: &'static str,
     pins: PathBuf,
     more: Vec<String>,
@@ -45,7 +44,6 @@ impl Site {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             folder: Folder::new(),
-            layout,
             kind,
             pins: format!("/sys/fs/bpf/palisade-live-{}-{number}", std::process::id()).into(),
             more: Vec::new(),
