@@ -7,8 +7,8 @@ use crate::probes::{How, echo_services, table};
 use crate::require_root;
 use crate::site::{Site, everywhere};
 
-/// `api` lets `web` in by a port of each protocol, and `open` lets it in by all.
-const POLICIES: &str = "[{port: 8080}, {port: 8080, protocol: UDP}, {port: 8082, protocol: SCTP}]";
+/// One port of each protocol.
+const PORTS: &str = "[{port: 8080}, {port: 8080, protocol: UDP}, {port: 8082, protocol: SCTP}]";
 
 #[test]
 fn s30_tcp_udp_and_sctp_pass_by_port_and_other_protocols_by_rules_without_ports() {
@@ -17,7 +17,7 @@ fn s30_tcp_udp_and_sctp_pass_by_port_and_other_protocols_by_rules_without_ports(
         let [web, api, intruder] = site.pods(["web", "api", "intruder"]);
         let _services = echo_services(&[&api.namespace], &[8080, 8081]);
         let from_web = format!("from: [{{{}}}]", app("web"));
-        let by_port = format!("{}, ingress: [{{{from_web}, ports: {POLICIES}}}]", app("api"));
+        let by_port = format!("{}, ingress: [{{{from_web}, ports: {PORTS}}}]", app("api"));
         site.folder
             .put("policies.yaml", &policy("shop/by-port", &by_port));
         site.start(&["vethweb", "vethapi", "vethintruder"]);
