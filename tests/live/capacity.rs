@@ -44,7 +44,7 @@ fn s29_a_change_that_does_not_fit_is_refused_whole_and_heals_when_the_folder_is_
     });
     assert!(line.contains("--max-addresses"), "{line}");
     assert!(site.metric("palisade_changes_refused_total", &[]) >= 1.0);
-    assert!(site.metric("palisade_problems", &["kind=\"node\""]) >= 1.0);
+    assert!(site.metric("palisade_problems", &["source=\"node\""]) >= 1.0);
     seen(Reached, Dropped);
     site.change(&["no problem any more: kernel"], |folder| {
         folder.put("policies.yaml", &lets_in(8081));

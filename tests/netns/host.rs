@@ -114,14 +114,15 @@ impl Host {
         let (veth, Addresses { v4, v6 }) = (&pod.veth, pod.addresses);
         let (mut host, mut inside) = (format!("link set {veth} up\n"), "link set eth0 up\n".to_string());
         if let Some(v4) = v4 {
-            host += &format!("addr add 169.254.1.1/32 dev {veth}\nroute add {v4}/32 dev {veth}\n");
+            // Of a namespace just dropped, the veth and its route may be there for another moment.
+            host += &format!("addr add 169.254.1.1/32 dev {veth}\nroute replace {v4}/32 dev {veth}\n");
             inside += &format!(
                 "addr add {v4}/32 dev eth0\nroute add 169.254.1.1 dev eth0 scope link\n\
                  route add default via 169.254.1.1 dev eth0\n"
             );
         }
         if let Some(v6) = v6 {
-            host += &format!("addr add fe80::1/64 dev {veth} nodad\nroute add {v6}/128 dev {veth}\n");
+            host += &format!("addr add fe80::1/64 dev {veth} nodad\nroute replace {v6}/128 dev {veth}\n");
             inside += &format!("addr add {v6}/128 dev eth0 nodad\nroute add default via fe80::1 dev eth0\n");
         }
         pod.namespace.ip(&inside);
