@@ -1,8 +1,8 @@
 //! One frame through one program without a wire: BPF_PROG_TEST_RUN, for tests and measurements.
 //!
 //! What the kernel takes from the context of a tc program (5.10 to 6.18): `mark`, `priority`, `ifindex` (a device of the caller's
-//! network namespace; 0 or 1: loopback), `ingress_ifindex` (any number, need not exist), `cb`, `tstamp` and the GSO fields. All else
-//! must be zero. The frame starts with its Ethernet header, has 14 bytes at least and about 3,500 at most.
+//! network namespace; 0 or 1: loopback), `ingress_ifindex` (any number, need not exist; refused by 5.10), `cb`, `tstamp` and the GSO
+//! fields. All else must be zero. The frame starts with its Ethernet header, has 14 bytes at least and about 3,500 at most.
 //! Maps are the real ones: flows are recorded, packets are counted, events are sent.
 
 use std::os::fd::{AsFd, OwnedFd};
