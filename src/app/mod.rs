@@ -26,8 +26,9 @@ use crate::observe::{self, Metrics, Readiness};
 /// # Errors
 /// What the machine lacks, with the remedy, or which part failed.
 pub fn run(run: args::Run) -> Result<()> {
+    // One: each thread keeps memory of its own that it has freed, and what blocks is done on threads apart.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -76,7 +76,10 @@ fn s48_a_reused_address_inherits_nothing_and_a_late_delete_undoes_nothing() {
     table(&[(&web.namespace, &api, How::Udp(8080), Reached)]);
     let addresses = web.addresses;
     // Another pod gets web's address, by a veth of its own; the file that had web goes only later.
+    let (ifindex, mark) = (site.host.ifindex(&web), site.instance().mark());
     drop(web);
+    site.instance()
+        .wait_for(mark, &["forgotten", &format!("ifindex={ifindex}")]);
     let mark = site.instance().mark();
     let heir = site.host.pod_at("heir", addresses);
     site.folder
