@@ -138,7 +138,8 @@ impl Site {
 
     /// Moves a file into place, and waits until it is in force.
     pub fn put(&mut self, name: &str, text: &str) -> String {
-        self.change(&["applied: "], |folder| folder.put(name, text))
+        // With the name of an object: a late "applied: links" is not this edit, nor is what it would then be mistaken for.
+        self.change(&["applied: ", "/"], |folder| folder.put(name, text))
     }
 
     /// Waits until all edits made so far have been taken up, by one more that changes nothing for anybody.
