@@ -1,6 +1,7 @@
 //! A node as a namespace, its pods, and the world outside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::Namespace;
@@ -94,6 +95,11 @@ impl Host {
     pub fn pod_at(&self, name: &str, addresses: Addresses) -> Pod {
         let namespace = Namespace::new(name);
         let veth = format!("veth{name}");
+        // Of a namespace just dropped, the veth may be there for another moment; mostly there is none.
+        let _ = Command::new("ip")
+            .args(["-n", self.namespace.name(), "link", "del", &veth])
+            .stderr(Stdio::null())
+            .status();
         self.namespace.ip(&format!(
             "link add {veth} type veth peer name eth0 netns {}\n",
             namespace.name()
