@@ -103,14 +103,18 @@ fn any(like: IpAddr) -> SocketAddr {
     }
 }
 
+/// On a busy machine a later fragment may overtake the first, and is dropped for it: three tries.
+fn asked_again(mut ask: impl FnMut() -> std::io::Result<usize>) -> std::io::Result<usize> {
+    ask().or_else(|_| ask()).or_else(|_| ask())
+}
+
 fn large_udp(to: SocketAddr, patience: Duration) -> std::io::Result<()> {
     let socket = UdpSocket::bind(any(to.ip()))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(patience))?;
     let question: Vec<u8> = (0..LARGE).map(|n| n as u8).collect();
-    socket.send(&question)?;
     let mut answer = vec![0; 2 * LARGE];
-    let n = socket.recv(&mut answer)?;
+    let n = asked_again(|| socket.send(&question).and_then(|_| socket.recv(&mut answer)))?;
     assert_eq!(answer[..n], question, "what {to} echoes");
     Ok(())
 }
@@ -129,9 +133,7 @@ fn echo(from: &Namespace, to: IpAddr, size: usize, patience: Duration) -> std::i
         let mut question = vec![request, 0, 0, 0, 0, 0, 0, 1];
         question.extend((0..size).map(|n| n as u8));
         let mut answer = vec![0; 2 * LARGE];
-        // Asked again: on a busy machine a later fragment may overtake the first, and is dropped for it.
-        let mut ask = || socket.send(&question).and_then(|_| socket.recv(&mut answer));
-        let n = ask().or_else(|_| ask()).or_else(|_| ask())?;
+        let n = asked_again(|| socket.send(&question).and_then(|_| socket.recv(&mut answer)))?;
         assert_eq!(
             (answer[0], &answer[8..n]),
             (reply, &question[8..]),
