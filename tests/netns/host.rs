@@ -144,8 +144,12 @@ impl Host {
         if let Some(v6) = v6 {
             inside += &format!("addr add {v6}/64 dev eth0 nodad\nroute add default via fd88::1 dev eth0\n");
         }
-        self.namespace
-            .ip(&format!("link set {} master br0 up\n", pod.veth));
+        let mut host = format!("link set {} master br0 up\n", pod.veth);
+        // Who had an address before does not answer any more, but may still be remembered.
+        for address in pod.addresses.list() {
+            host += &format!("neigh flush dev br0 to {address}\n");
+        }
+        self.namespace.ip(&host);
         pod.namespace.ip(&inside);
     }
 
