@@ -8,6 +8,7 @@ mod lab;
 mod site;
 mod sources;
 mod state;
+mod upgrade;
 mod verified;
 mod wire;
 
