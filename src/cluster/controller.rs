@@ -50,7 +50,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let Self { leader, published } = self;
         registry.register("leader", "1 while this instance leads", leader.clone());
-        registry.register("endpoints_published", "PolicyEndpoints written", published.clone());
+        registry.register(
+            "endpoints_published",
+            "PolicyEndpoints written",
+            published.clone(),
+        );
     }
 }
 
