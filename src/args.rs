@@ -207,6 +207,9 @@ struct RawRun {
         default_value = "auto"
     )]
     attach: RawAttach,
+    /// Layout of the pinned maps as which this build's are taken, for tests of upgrades
+    #[arg(long, value_name = "NUMBER", env = "PALISADE_ABI_VERSION", default_value_t = Config::default().abi_version, hide = true)]
+    abi_version: u32,
     #[command(flatten)]
     capacity: RawCapacity,
 }
@@ -360,6 +363,7 @@ impl RawRun {
             log_allowed,
             events_per_second,
             attach,
+            abi_version,
             capacity,
         } = self;
         Ok(Run {
@@ -374,6 +378,7 @@ impl RawRun {
                     RawAttach::Tcx => AttachKind::Tcx,
                     RawAttach::Clsact => AttachKind::Clsact,
                 },
+                abi_version,
             },
             listen,
             log_format,
