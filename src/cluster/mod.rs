@@ -7,6 +7,7 @@
 
 mod backoff;
 pub mod controller;
+pub mod crds;
 mod leader;
 pub mod ledger;
 mod metrics;
