@@ -22,6 +22,8 @@ pub enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Clean(Clean),
+    /// `palisade crds`.
+    Crds,
 }
 
 /// `palisade run`.
@@ -119,6 +121,9 @@ enum RawCommand {
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
+    /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
+    #[command(hide = true)]
+    Crds,
 }
 
 #[derive(Debug, Args)]
@@ -328,6 +333,7 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
+            Self::Crds => Command::Crds,
         })
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
+use palisade::cluster::crds;
 use tracing_subscriber::EnvFilter;
 
 /// `check` found problems; `run` or `clean` failed.
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -47,6 +48,7 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
+        Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
     }
 }
 
