@@ -23,16 +23,16 @@
 //! terminal escaped.
 
 mod document;
-mod fields;
+pub(crate) mod fields;
 mod file;
 mod folder;
 mod names;
-mod object;
-mod pod;
-mod policy;
+pub(crate) mod object;
+pub(crate) mod pod;
+pub(crate) mod policy;
 mod salvage;
 mod schema;
-mod selector;
+pub(crate) mod selector;
 mod service;
 mod state;
 mod text;
