@@ -23,16 +23,16 @@
 //! terminal escaped.
 
 mod document;
-pub(crate) mod fields;
+mod fields;
 mod file;
 mod folder;
 mod names;
-pub(crate) mod object;
-pub(crate) mod pod;
-pub(crate) mod policy;
+mod object;
+mod pod;
+mod policy;
 mod salvage;
 mod schema;
-pub(crate) mod selector;
+mod selector;
 mod service;
 mod state;
 mod text;

@@ -447,7 +447,7 @@ fn read_name<'v>(
 }
 
 /// Seconds since the epoch.
-pub fn created(metadata: &Fields) -> Option<i64> {
+fn created(metadata: &Fields) -> Option<i64> {
     let Time(time) = serde_json::from_value(metadata.get("creationTimestamp")?.clone()).ok()?;
     Some(time.as_second())
 }

@@ -35,23 +35,14 @@ pub fn namespace(name: &Arc<str>, mut labels: Labels) -> Namespace {
 }
 
 pub fn read_pod(identity: &Identity, object: &Fields, reader: &mut Reader) -> Pod {
+    let none = Map::new();
     let root = Path::Root;
+    let (spec_at, status_at) = (root.key("spec"), root.key("status"));
     reader.only(
         &root,
         object,
         &["apiVersion", "kind", "metadata", "spec", "status"],
     );
-    let pod = pod(identity, object, reader);
-    schema::check::<PodSpec>(&root.key("spec"), object.get("spec"), reader);
-    schema::check::<PodStatus>(&root.key("status"), object.get("status"), reader);
-    pod
-}
-
-/// The fields that count, whatever else the object holds.
-pub fn pod(identity: &Identity, object: &Fields, reader: &mut Reader) -> Pod {
-    let none = Map::new();
-    let root = Path::Root;
-    let (spec_at, status_at) = (root.key("spec"), root.key("status"));
     let spec = reader
         .fields(&spec_at, object.get("spec"))
         .ok()
@@ -75,7 +66,7 @@ pub fn pod(identity: &Identity, object: &Fields, reader: &mut Reader) -> Pod {
         let remedy = "write Pending, Running, Succeeded, Failed or Unknown";
         reader.report(&status_at.key("phase"), &value, "is no phase", remedy);
     }
-    Pod {
+    let pod = Pod {
         id: identity.id.clone(),
         uid: identity.uid.clone(),
         labels: identity.labels.clone().into(),
@@ -95,7 +86,10 @@ pub fn pod(identity: &Identity, object: &Fields, reader: &mut Reader) -> Pod {
         finished: matches!(phase, Some("Succeeded" | "Failed")),
         created: identity.created,
         source_prefixes: identity.source_prefixes.clone(),
-    }
+    };
+    schema::check::<PodSpec>(&spec_at, object.get("spec"), reader);
+    schema::check::<PodStatus>(&status_at, object.get("status"), reader);
+    pod
 }
 
 /// `podIPs`, and `podIP` where it is not among them.
