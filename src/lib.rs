@@ -13,5 +13,6 @@ pub mod compile;
 pub mod files;
 pub mod model;
 pub mod node;
+pub mod objects;
 pub mod observe;
 pub mod resolve;

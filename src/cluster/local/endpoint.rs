@@ -13,8 +13,7 @@ use serde_json::{Map, Value};
 use super::mirror::Seen;
 use super::raw::Raw;
 use crate::api::{Entry, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, Port, SelfService, Slice};
-use crate::files::fields::{Bad, Fields, Path, Reader};
-use crate::files::{pod, policy, selector};
+use crate::objects::{Bad, Fields, Path, Reader, pod, policy, selector};
 use crate::model::{Cidr, Direction};
 
 /// One object, and the policy that it belongs to.

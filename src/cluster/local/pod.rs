@@ -6,10 +6,8 @@ use serde_json::Map;
 
 use super::mirror::Seen;
 use super::raw::Raw;
-use crate::files::fields::{Path, Reader};
-use crate::files::object::{self, Identity};
-use crate::files::{pod, selector};
 use crate::model::{ObjectId, Pod};
+use crate::objects::{Identity, Path, Reader, created, pod, selector};
 
 /// The UID of a static pod as kubelet, and so the CNI plugin, knows it: the mirror pod that the API server has has another.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -25,7 +23,7 @@ pub struct LocalPod {
 /// Each field for itself: one that cannot be read costs itself.
 pub fn read(raw: &Raw) -> Seen<LocalPod> {
     let id = ObjectId::new(raw.namespace(), raw.name());
-    let mut reader = Reader::new(format!("Pod {id}"));
+    let mut reader = Reader::checked(format!("Pod {id}"));
     let none = Map::new();
     let root = Path::Root;
     let at = root.key("metadata");
@@ -35,13 +33,13 @@ pub fn read(raw: &Raw) -> Seen<LocalPod> {
         id,
         uid: raw.uid().into(),
         labels: selector::labels(&at.key("labels"), metadata.get("labels"), &mut reader),
-        created: object::created(metadata),
+        created: created(metadata),
         source_prefixes: pod::source_prefixes(&at.key("annotations"), metadata, &mut reader),
     };
     let annotation = metadata.get("annotations").and_then(|all| all.get(MIRROR));
     Seen {
         object: LocalPod {
-            pod: pod::pod(&identity, fields, &mut reader),
+            pod: pod::read_pod(&identity, fields, &mut reader),
             static_uid: annotation.and_then(|uid| uid.as_str()).map(Arc::from),
         },
         problems: reader.problems,
