@@ -8,6 +8,7 @@ pub mod app;
 pub mod args;
 pub mod bpf;
 pub mod cli;
+pub mod cni;
 pub mod compile;
 pub mod files;
 pub mod model;
