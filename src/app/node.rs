@@ -151,7 +151,7 @@ impl<S: Source> Node<S> {
                 due = taken.news;
             }
             if incomplete {
-                secured.forget_who_left();
+                secured.give_up_who_is_late("the API server has not told yet what concerns this node");
                 continue;
             }
             news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
@@ -209,7 +209,13 @@ impl News {
         if self.objects.is_empty() && written.map_writes + written.flips == 0 {
             return;
         }
-        let mut what = self.objects.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let mut what = self
+            .objects
+            .iter()
+            .take(NAMED)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
         if self.objects.len() > NAMED {
             what += &format!(" and {} more", self.objects.len() - NAMED);
         }

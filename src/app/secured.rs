@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+use tracing::warn;
+
 use crate::compile::Image;
-use crate::model::Problem;
 use crate::node::{Agent, Enforced, Secure, Wanted};
 
 /// The pods that are known better here, and the plugins that wait for an answer.
@@ -53,14 +55,31 @@ impl Secured {
         !self.waiting.is_empty()
     }
 
-    /// A plugin whose time is over has left; kubelet sends another.
-    pub fn forget_who_left(&mut self) {
-        self.waiting.retain(|waiting| !waiting.request.answer.is_closed());
+    /// Plugins whose time is over get `why` there is no other answer; kubelet sends another.
+    pub fn give_up_who_is_late(&mut self, why: &str) {
+        let now = Instant::now();
+        for Waiting { request, uid } in std::mem::take(&mut self.waiting) {
+            let is_late = request.deadline <= now || request.answer.is_closed();
+            if !is_late {
+                self.waiting.push(Waiting { request, uid });
+                continue;
+            }
+            let why = if uid.is_some() {
+                "its interface has not been found, or the programs cannot be attached to it"
+            } else {
+                why
+            };
+            warn!(pod = %format_args!("{}/{}", request.namespace, request.name), why, "not secured in time");
+            // One that has left meanwhile asks again.
+            let _ = request.answer.send(Err(why.into()));
+        }
     }
 
     /// Puts what is told into `wanted`. Whether a pod is to be found that was not to be before.
     pub fn put(&mut self, wanted: &mut Wanted, uid_of: impl Fn(&str) -> Option<Arc<str>>) -> bool {
-        self.forget_who_left();
+        self.give_up_who_is_late(
+            "the API server has not told of it, or not of all policies of its namespace",
+        );
         let mut found = false;
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.uid.is_none()) {
             let uid = uid_of(&waiting.request.uid);
@@ -100,7 +119,9 @@ impl Secured {
                 .as_deref()
                 .is_some_and(|uid| agent.is_enforced_on(uid, &request.interfaces));
             let answer = match (uid.is_some() && enforced.refused, enforced_now) {
-                (true, _) => Err(refused(&request)),
+                (true, _) => Err(
+                    "the kernel does not take what is to be enforced; see palisade's log on this node".into(),
+                ),
                 (false, true) => Ok(()),
                 (false, false) => {
                     self.waiting.push(Waiting { request, uid });
@@ -110,16 +131,6 @@ impl Secured {
             // One that has left meanwhile asks again.
             let _ = request.answer.send(answer);
         }
-    }
-}
-
-fn refused(request: &Secure) -> Problem {
-    Problem {
-        object: format!("Pod {}", request.id),
-        field: String::new(),
-        value: String::new(),
-        message: "the kernel does not take what is to be enforced".into(),
-        remedy: "see the log of palisade on this node".into(),
     }
 }
 
@@ -150,13 +161,16 @@ mod tests {
         }
     }
 
-    fn request(uid: &str, addresses: Vec<IpAddr>) -> (Secure, oneshot::Receiver<Result<(), Problem>>) {
+    fn request(uid: &str, addresses: Vec<IpAddr>) -> (Secure, oneshot::Receiver<Result<(), String>>) {
         let (answer, answered) = oneshot::channel();
         let request = Secure {
+            namespace: "shop".into(),
+            name: uid.into(),
             uid: uid.into(),
-            id: ObjectId::new("shop", uid),
-            addresses,
+            ifname: "eth0".into(),
             interfaces: vec![format!("veth-{uid}")],
+            addresses,
+            deadline: Instant::now() + std::time::Duration::from_secs(60),
             answer,
         };
         (request, answered)

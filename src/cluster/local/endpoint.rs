@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use super::mirror::Seen;
 use super::raw::Raw;
 use crate::api::{Entry, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, Port, SelfService, Slice};
-use crate::objects::{Bad, Fields, Path, Reader, pod, policy, selector};
 use crate::model::{Cidr, Direction};
+use crate::objects::{Bad, Fields, Path, Reader, pod, policy, selector};
 
 /// One object, and the policy that it belongs to.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +103,9 @@ fn policy_key(raw: &Raw, policy_ref: Option<&PolicyRef>) -> Arc<str> {
         text(o, "kind").as_deref() == Some("NetworkPolicy")
             && text(o, "apiVersion").is_some_and(|version| version.starts_with("networking.k8s.io/"))
     });
-    let uid = owner.and_then(|owner| text(owner, "uid")).filter(|uid| !uid.is_empty());
+    let uid = owner
+        .and_then(|owner| text(owner, "uid"))
+        .filter(|uid| !uid.is_empty());
     match (uid, policy_ref) {
         (Some(uid), _) => format!("{namespace}/uid/{uid}"),
         (None, Some(policy)) => format!("{namespace}/policy/{}/{}", policy.namespace, policy.name),
@@ -125,7 +127,8 @@ fn policy_ref(at: &Path<'_>, spec: &Fields, raw: &Raw, reader: &mut Reader) -> R
     let (name, namespace) = (text("name"), text("namespace"));
     let (name, namespace) = (name?, namespace?);
     if *namespace != *raw.namespace() {
-        let message = "is not the object's own namespace; the object isolates all pods of its own and allows nothing";
+        let message =
+            "is not the object's own namespace; the object isolates all pods of its own and allows nothing";
         let remedy = "publish endpoints in the namespace of their policy";
         return Err(reader.bad(&at.key("namespace"), &(*namespace).into(), message, remedy));
     }
@@ -141,7 +144,9 @@ fn subject(at: &Path<'_>, spec: &Fields, reader: &mut Reader) -> Result<Subject,
     let selector = match selector::read(&selector_at, value, reader)? {
         None => None,
         Some(_) => {
-            let parsed = value.map(|value| serde_json::from_value(value.clone())).transpose();
+            let parsed = value
+                .map(|value| serde_json::from_value(value.clone()))
+                .transpose();
             parsed.map_err(|error| {
                 let value = value.unwrap_or(&Value::Null);
                 reader.bad(&selector_at, value, error.to_string(), "write a label selector")
@@ -155,11 +160,22 @@ fn isolation(at: &Path<'_>, spec: &Fields, reader: &mut Reader) -> Result<Vec<Di
     let list_at = at.key("podIsolation");
     let mut good = Ok(());
     let mut isolates = Vec::new();
-    for (index, value) in reader.list(&list_at, spec.get("podIsolation"))?.iter().enumerate() {
+    for (index, value) in reader
+        .list(&list_at, spec.get("podIsolation"))?
+        .iter()
+        .enumerate()
+    {
         match value.as_str() {
             Some("Ingress") => isolates.push(Direction::Ingress),
             Some("Egress") => isolates.push(Direction::Egress),
-            _ => good = Err(reader.bad(&list_at.index(index), value, "is no direction", "write Ingress or Egress")),
+            _ => {
+                good = Err(reader.bad(
+                    &list_at.index(index),
+                    value,
+                    "is no direction",
+                    "write Ingress or Egress",
+                ))
+            }
         }
     }
     good?;
@@ -181,7 +197,9 @@ fn isolation(at: &Path<'_>, spec: &Fields, reader: &mut Reader) -> Result<Vec<Di
 
 fn entries(at: &Path<'_>, direction: Direction, spec: &Fields, reader: &mut Reader) -> Vec<Entry> {
     let list_at = at.key(direction.field());
-    let list = reader.list(&list_at, spec.get(direction.field())).unwrap_or_default();
+    let list = reader
+        .list(&list_at, spec.get(direction.field()))
+        .unwrap_or_default();
     let mut entries: Vec<Entry> = Vec::with_capacity(list.len());
     for (index, value) in list.iter().enumerate() {
         let ports = entries.last().map(|entry| entry.ports.clone());
@@ -196,9 +214,12 @@ fn entry(at: &Path<'_>, value: &Value, last: Option<Arc<[Port]>>, reader: &mut R
     let known = known(at, fields, &["cidr", "except", "ports", "rule"], reader);
     let cidr_at = at.key("cidr");
     let cidr = match fields.get("cidr") {
-        None | Some(Value::Null) => {
-            Err(reader.bad(&cidr_at, &Value::Null, "is missing", "write an address or an address block"))
-        }
+        None | Some(Value::Null) => Err(reader.bad(
+            &cidr_at,
+            &Value::Null,
+            "is missing",
+            "write an address or an address block",
+        )),
         Some(value) => block(&cidr_at, value, reader),
     };
     let except_at = at.key("except");
@@ -223,16 +244,24 @@ fn entry(at: &Path<'_>, value: &Value, last: Option<Arc<[Port]>>, reader: &mut R
     let rule_at = at.key("rule");
     let rule = match fields.get("rule") {
         None | Some(Value::Null) => None,
-        Some(value) => number(&rule_at, value, u32::MAX.into(), "only its counters miss it", reader)
-            .ok()
-            .and_then(|rule| u32::try_from(rule).ok()),
+        Some(value) => number(
+            &rule_at,
+            value,
+            u32::MAX.into(),
+            "only its counters miss it",
+            reader,
+        )
+        .ok()
+        .and_then(|rule| u32::try_from(rule).ok()),
     };
     known?;
     carved?;
     Ok(Entry {
         cidr: cidr?,
         except: except.into(),
-        ports: last.filter(|last| **last == *ports).unwrap_or_else(|| ports.into()),
+        ports: last
+            .filter(|last| **last == *ports)
+            .unwrap_or_else(|| ports.into()),
         rule,
     })
 }
@@ -261,7 +290,9 @@ fn port(at: &Path<'_>, value: &Value, reader: &mut Reader) -> Result<Port, Bad> 
 
 fn self_services(at: &Path<'_>, spec: &Fields, reader: &mut Reader) -> Vec<SelfService> {
     let list_at = at.key("selfServices");
-    let list = reader.list(&list_at, spec.get("selfServices")).unwrap_or_default();
+    let list = reader
+        .list(&list_at, spec.get("selfServices"))
+        .unwrap_or_default();
     let mut services = Vec::with_capacity(list.len());
     for (index, value) in list.iter().enumerate() {
         services.extend(self_service(&list_at.index(index), value, reader));
@@ -349,7 +380,13 @@ fn block(at: &Path<'_>, value: &Value, reader: &mut Reader) -> Result<Cidr, Bad>
     })
 }
 
-fn number(at: &Path<'_>, value: &Value, limit: u64, consequence: &str, reader: &mut Reader) -> Result<u64, Bad> {
+fn number(
+    at: &Path<'_>,
+    value: &Value,
+    limit: u64,
+    consequence: &str,
+    reader: &mut Reader,
+) -> Result<u64, Bad> {
     match value.as_u64() {
         Some(number) if number <= limit => Ok(number),
         _ => {

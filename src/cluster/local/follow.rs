@@ -75,7 +75,10 @@ impl Follow {
                 Err(_) => {
                     self.anew();
                     return Err(self.failed(Failure {
-                        message: format!("the list does not come: nothing for {} s", LIST_PATIENCE.as_secs()),
+                        message: format!(
+                            "the list does not come: nothing for {} s",
+                            LIST_PATIENCE.as_secs()
+                        ),
                         remedy: "see whether the API server answers; it is tried again until it does",
                     }));
                 }
@@ -96,7 +99,14 @@ impl Follow {
                 }
                 Ok(event)
             }
-            Some(Err(error)) => Err(self.failed(failure(&error))),
+            Some(Err(error)) => {
+                // The version to go on from is no more, and the client would ask for it for ever.
+                if matches!(&error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+                {
+                    self.anew();
+                }
+                Err(self.failed(failure(&error)))
+            }
             None => {
                 self.anew();
                 Err(self.failed(Failure {

@@ -165,7 +165,9 @@ impl Local {
                     let id = |raw: &Raw| format!("{}/{}", raw.namespace(), raw.name()).into();
                     let differences = self.pods.take(event, id, |raw, _| pod::read(raw));
                     pods_changed |= !differences.is_empty() || self.pods.is_listed() != was_listed;
-                    update.objects.extend(differences.iter().map(|d| shown("Pod", None, d)));
+                    update
+                        .objects
+                        .extend(differences.iter().map(|d| shown("Pod", None, d)));
                 }
                 From::Namespace(name, number) => {
                     let namespace = self.namespaces.get_mut(&name);

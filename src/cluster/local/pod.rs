@@ -28,7 +28,10 @@ pub fn read(raw: &Raw) -> Seen<LocalPod> {
     let root = Path::Root;
     let at = root.key("metadata");
     let fields = raw.tree.as_object().unwrap_or(&none);
-    let metadata = fields.get("metadata").and_then(|m| m.as_object()).unwrap_or(&none);
+    let metadata = fields
+        .get("metadata")
+        .and_then(|m| m.as_object())
+        .unwrap_or(&none);
     let identity = Identity {
         id,
         uid: raw.uid().into(),
