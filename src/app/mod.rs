@@ -101,9 +101,8 @@ async fn supervise(run: args::Run) -> Result<()> {
     let mut parts = Parts::new(terminate, interrupt);
     let serving = match from {
         args::From::Folder(folder) => {
-            info!(folder = %folder.display(), "enforcing a folder");
             let source = Standalone::new(folder.clone(), Folder::open(&folder)?, parts.metrics.clone());
-            Some(parts.enforce(source, &kernel)?)
+            Some(parts.enforce(folder.display().to_string(), source, &kernel)?)
         }
         args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
@@ -161,7 +160,7 @@ impl Parts {
                 );
                 let local = local::Local::new(client.clone(), &node.name);
                 let source = ApiServer::new(local, self.metrics.clone());
-                Some(self.enforce(source, kernel)?)
+                Some(self.enforce(format!("node {}", node.name), source, kernel)?)
             }
             None => None,
         };
@@ -186,6 +185,7 @@ impl Parts {
         let counters = agent.counters();
         let node = Node {
             source,
+            name,
             agent,
             events,
             reader,

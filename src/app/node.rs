@@ -63,6 +63,8 @@ pub struct Taken {
 /// What the loop runs on.
 pub struct Node<S> {
     pub source: S,
+    /// What the log calls it.
+    pub name: String,
     pub agent: Agent,
     pub events: mpsc::Receiver<Event>,
     pub reader: EventReader,
@@ -178,7 +180,7 @@ impl<S: Source> Node<S> {
                     pods = wanted.pods.len(),
                     attached = enforced.attached,
                     took = ?took,
-                    "in force"
+                    "in force: {}", self.name
                 );
             }
             problems.replace(vec![("node", enforced.problems)]);
