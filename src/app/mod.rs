@@ -173,7 +173,12 @@ impl Parts {
     }
 
     /// The parts that enforce what `source` says, and what is counted in the kernel.
-    fn enforce<S: Source + 'static>(&mut self, source: S, config: &Config) -> Result<Arc<dyn Counters>> {
+    fn enforce<S: Source + 'static>(
+        &mut self,
+        name: String,
+        source: S,
+        config: &Config,
+    ) -> Result<Arc<dyn Counters>> {
         let kernel = Kernel::open(config)?;
         announce(&kernel);
         let (links, driver) = Links::open()?;
