@@ -345,6 +345,9 @@ struct RawRun {
         default_value = "auto"
     )]
     attach: RawAttach,
+    /// Layout of the pinned maps as which this build's are taken, for tests of upgrades
+    #[arg(long, value_name = "NUMBER", env = "PALISADE_ABI_VERSION", default_value_t = Config::default().abi_version, hide = true)]
+    abi_version: u32,
     #[command(flatten)]
     cluster: RawCluster,
     #[command(flatten)]
@@ -564,6 +567,7 @@ impl RawRun {
             events_per_second,
             attach,
             cluster,
+            abi_version,
             capacity,
         } = self;
         Ok(Run {
@@ -581,6 +585,7 @@ impl RawRun {
                     RawAttach::Tcx => AttachKind::Tcx,
                     RawAttach::Clsact => AttachKind::Clsact,
                 },
+                abi_version,
             },
             listen,
             log_format,
