@@ -9,6 +9,7 @@ pub mod args;
 pub mod bpf;
 pub mod cli;
 pub mod cluster;
+pub mod cni;
 pub mod compile;
 pub mod files;
 pub mod model;

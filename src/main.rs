@@ -10,7 +10,7 @@ use palisade::cli::{self, Outcome};
 use palisade::cluster::crds;
 use tracing_subscriber::EnvFilter;
 
-/// `check` found problems; `run` or `clean` failed.
+/// `check` found problems; `run`, `clean` or `uninstall` failed.
 const FAILED: u8 = 1;
 /// Wrong usage, or an input that cannot be read.
 const UNUSABLE: u8 = 2;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         }
     };
     let is_answer = match command {
-        Command::Run(_) | Command::Clean(_) => false,
+        Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
         Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
     };
     match log(&command).and_then(|()| perform(command)) {
@@ -49,6 +49,9 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
         Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
+        Command::Uninstall(uninstall) => {
+            answer(|out| app::uninstall(&uninstall, out).map(|()| Outcome::Done))
+        }
     }
 }
 
