@@ -216,12 +216,6 @@ impl Plan {
         self.waiting.first().map(|(at, _)| *at).filter(|_| self.open)
     }
 
-    /// Whether nothing is queued or waits.
-    #[cfg(test)]
-    pub fn is_settled(&self) -> bool {
-        self.queue.is_empty() && self.waiting.is_empty() && self.policies.values().all(|policy| !policy.busy)
-    }
-
     pub fn policies_with_problems(&self) -> usize {
         self.policies
             .values()
