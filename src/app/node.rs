@@ -131,7 +131,7 @@ impl<S: Source> Node<S> {
                 _ = tick.tick() => {
                     self.count_lost(&mut lost);
                     self.source.tick();
-                    if !retry {
+                    if !retry && !secured.is_waiting() {
                         continue;
                     }
                     news.why.pods = true;
@@ -164,7 +164,7 @@ impl<S: Source> Node<S> {
             let enforced = self.agent.enforce(&wanted, news.why).await?;
             let took = begun.elapsed();
             secured.answer(&self.agent, &enforced);
-            retry = enforced.retry || secured.is_waiting();
+            retry = enforced.retry;
             tidy_at = enforced.untidy.then(|| Instant::now() + LULL);
             if enforced.written.map_writes + enforced.written.flips > 0 {
                 self.metrics.applied_in(took);
