@@ -146,7 +146,6 @@ impl<S: Source> Node<S> {
             if changed {
                 let taken = self.source.take(&mut wanted);
                 problems.replace(taken.problems);
-                self.metrics.set_problems(problems.report());
                 news.why.pods |= taken.pods;
                 news.objects = taken.objects;
                 incomplete = taken.incomplete;
@@ -154,10 +153,12 @@ impl<S: Source> Node<S> {
             }
             if incomplete {
                 secured.give_up_who_is_late("the API server has not told yet what concerns this node");
+                self.metrics.set_problems(problems.report());
                 continue;
             }
             news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
             if !due && !news.why.pods {
+                self.metrics.set_problems(problems.report());
                 continue;
             }
             first = false;
