@@ -2,10 +2,11 @@
 
 mod agent;
 mod links;
+mod request;
 mod scrape;
-mod secure;
+pub mod secure;
 
 pub use agent::{Agent, Enforced, Wanted, Why};
 pub use links::{Links, Located, Sought, Veth};
+pub use request::Secure;
 pub use scrape::Scrape;
-pub use secure::Secure;
