@@ -22,7 +22,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use self::call::{Attachment, Config, VERSIONS};
+pub use self::call::VERSIONS;
+use self::call::{Attachment, Config};
 use self::failure::{Code, Failure};
 use super::Mode;
 use super::protocol::{Command, Request};
