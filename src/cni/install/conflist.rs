@@ -85,7 +85,7 @@ pub fn with_entry(text: &str, entry: &Value) -> Result<String, Unusable> {
 pub fn without_entry(text: &str) -> Result<String, Unusable> {
     let mut text = text.to_string();
     loop {
-        let places = places(&text, &list(&text)?);
+        let places = places(&text, &object(&text)?);
         let Some(at) = places.iter().position(|place| is_ours(&text[place.clone()])) else {
             return Ok(text);
         };
@@ -107,7 +107,7 @@ pub fn made_from(name: &str, text: &str, entry: &Value) -> Result<String, Unusab
         name: network,
         version,
         r#type,
-    } = serde_json::from_str(text).map_err(unreadable)?;
+    } = object(text)?;
     if r#type.is_none_or(|kind| kind.is_empty()) {
         return Err(unusable("type", "is missing".into()));
     }
@@ -124,7 +124,7 @@ pub fn made_from(name: &str, text: &str, entry: &Value) -> Result<String, Unusab
 
 /// Whether [`made_from`] has made it.
 pub fn is_made(text: &str) -> bool {
-    serde_json::from_str::<List>(text).is_ok_and(|list| list.made_from.is_some())
+    object::<List>(text).is_ok_and(|list| list.made_from.is_some())
 }
 
 /// Type first, for the eye.
@@ -140,15 +140,13 @@ fn written(entry: &Value) -> String {
 
 /// Where the plugins of a list are, if a runtime would load it.
 fn checked(text: &str) -> Result<Vec<Range<usize>>, Unusable> {
-    let list = list(text)?;
+    let list: List = object(text)?;
     if list.name.as_ref().is_none_or(String::is_empty) {
         return Err(unusable("name", "is missing".into()));
     }
     chainable(list.version.clone(), &list.versions)?;
     for plugin in list.plugins.iter().flatten() {
-        let kind = serde_json::from_str::<Plugin>(plugin.get())
-            .map_err(unreadable)?
-            .r#type;
+        let kind = object::<Plugin>(plugin.get())?.r#type;
         if kind.is_none_or(|kind| kind.is_empty()) {
             return Err(unusable("plugins", "one has no type".into()));
         }
@@ -160,8 +158,13 @@ fn checked(text: &str) -> Result<Vec<Range<usize>>, Unusable> {
     }
 }
 
-fn list(text: &str) -> Result<List<'_>, Unusable> {
-    serde_json::from_str(text).map_err(unreadable)
+/// What is read of an object; serde would read a struct from an array as well.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unusable> {
+    let unreadable = |why: String| unusable("", format!("it cannot be read: {why}"));
+    if text.trim_start().starts_with('[') {
+        return Err(unreadable("an array is no object".into()));
+    }
+    serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))
 }
 
 fn places(text: &str, list: &List) -> Vec<Range<usize>> {
@@ -176,7 +179,7 @@ fn places(text: &str, list: &List) -> Vec<Range<usize>> {
 }
 
 fn is_ours(plugin: &str) -> bool {
-    serde_json::from_str::<Plugin>(plugin).is_ok_and(|plugin| plugin.r#type.as_deref() == Some(TYPE))
+    object::<Plugin>(plugin).is_ok_and(|plugin| plugin.r#type.as_deref() == Some(TYPE))
 }
 
 /// A version in which a plugin gets the result of the one before it.
@@ -194,10 +197,6 @@ fn chainable(version: Option<String>, versions: &[String]) -> Result<String, Unu
         ),
     };
     Err(unusable("cniVersion", message))
-}
-
-fn unreadable(error: serde_json::Error) -> Unusable {
-    unusable("", format!("it cannot be read: {error}"))
 }
 
 fn unusable(field: &'static str, message: String) -> Unusable {

@@ -124,6 +124,10 @@ fn parsed(result: Option<&RawValue>) -> Result<Raw, Failure> {
     let Some(result) = result else {
         return Err(Failure::new(Code::InvalidConfig, "prevResult is missing", REMEDY));
     };
+    // serde would read a struct from an array as well.
+    if result.get().starts_with('[') {
+        return Err(odd("", "an array is no object"));
+    }
     let mut reader = serde_json::Deserializer::from_str(result.get());
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = match error.path().to_string() {
