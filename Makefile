@@ -5,16 +5,18 @@ PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftabl
 # Empty for root, and where there is no sudo: what is run then says what it needs.
 AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
 BENCH_PACKAGES := jq
+CLUSTER_PACKAGES := containerd runc containernetworking-plugins nftables iptables conntrack iproute2 openssl jq
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages bench-packages build test lint deny demo kernels semantics differential bench restarts
+.PHONY: packages kernel-packages bench-packages cluster-packages cluster-build cluster-up cluster-down build test lint deny demo kernels semantics differential bench restarts
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
 bench-packages: INSTALL := $(BENCH_PACKAGES)
+cluster-packages: INSTALL := $(CLUSTER_PACKAGES)
 
 # Silent and without root where all is there already.
-packages kernel-packages bench-packages:
+packages kernel-packages bench-packages cluster-packages:
 	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(INSTALL) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
 		| sort | comm -13 - <(printf '%s\n' $(INSTALL) | sort)); \
 	if [ -n "$$missing" ]; then \
@@ -64,3 +66,13 @@ bench: packages bench-packages
 	$(CARGO) bench --locked --bench datapath --bench edits --bench resolve
 	@jq -s 'reduce .[] as $$part ({}; . * $$part)' target/bench.*.json >target/bench.json
 	@echo 'wrote target/bench.json'
+
+# Two nodes of a real Kubernetes in network namespaces; needs root. e2e/cluster/README.md says what there is.
+cluster-build: cluster-packages
+	e2e/cluster/build
+
+cluster-up: cluster-build
+	e2e/cluster/up
+
+cluster-down:
+	e2e/cluster/down

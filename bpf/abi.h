@@ -10,6 +10,8 @@
 
 /* Raised when a map or a meaning below changes: pins of another version are not adopted. */
 #define ABI_VERSION 1
+/* Raised when ct4, ct6 or what they hold changes its meaning: flows of another version are not carried from one ABI to the next. */
+#define FLOWS_VERSION 1
 
 /* Index of a direction everywhere, as the pod sees it. */
 enum direction {
@@ -53,7 +55,8 @@ struct control {
 	__u32 networks4;  /* prefixes in net4; 0 skips the lookup */
 	__u32 networks6;
 	__u32 log_allowed; /* 1: first packets allowed are reported on the ring too */
-	__u32 reserved[11];
+	__u32 flows_version;
+	__u32 reserved[10];
 };
 
 /* ip4: __u32 address_be -> __u32 class. */

@@ -22,17 +22,62 @@ pub enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Clean(Clean),
+    Uninstall(Uninstall),
 }
 
 /// `palisade run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Folder of YAML objects, watched.
-    pub from: PathBuf,
+    pub from: From,
     pub kernel: Config,
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
     pub log_format: LogFormat,
+}
+
+/// What says what is enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// A folder of YAML objects, watched.
+    Folder(PathBuf),
+    Cluster(Cluster),
+}
+
+/// This instance's part in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Whether it takes part in the election of the instance that resolves and publishes.
+    pub controller: bool,
+    /// `Some`: it enforces on this node.
+    pub agent: Option<Node>,
+}
+
+/// The node of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// As the pods' `spec.nodeName` has it.
+    pub name: String,
+    /// `Some`: the CNI plugin is installed, and served.
+    pub cni: Option<CniMode>,
+    pub cni_paths: CniPaths,
+}
+
+/// What becomes of a pod that cannot be secured before it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CniMode {
+    /// It does not start.
+    Strict,
+    /// It starts, and is secured as soon as it can be.
+    Standard,
+}
+
+/// Where a node's CNI plugins are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniPaths {
+    pub conf_dir: PathBuf,
+    pub bin_dir: PathBuf,
+    /// Where the plugin asks the agent.
+    pub socket: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -74,6 +119,13 @@ pub struct Clean {
     pub pin_path: PathBuf,
 }
 
+/// `palisade uninstall`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uninstall {
+    pub pin_path: PathBuf,
+    pub cni_paths: CniPaths,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     #[default]
@@ -104,7 +156,7 @@ struct Raw {
 
 #[derive(Debug, Subcommand)]
 enum RawCommand {
-    /// Enforce the policies of a folder on this machine's pods
+    /// Enforce the policies of a cluster, or of a folder, on this machine's pods
     #[command(after_help = help::RUN)]
     Run(RawRun),
     /// Say what in a folder cannot be enforced as written
@@ -119,6 +171,9 @@ enum RawCommand {
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
+    /// Remove everything from this node: the CNI plugin and its entry, the socket, and what `clean` removes
+    #[command(after_help = help::UNINSTALL)]
+    Uninstall(RawUninstall),
 }
 
 #[derive(Debug, Args)]
@@ -164,10 +219,93 @@ enum RawAttach {
     Clsact,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RawSwitch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RawCni {
+    /// Install it; a pod that cannot be secured in time does not start
+    Strict,
+    /// Install it; such a pod starts, and is secured as soon as it can be
+    Standard,
+    /// Do not install it: pods are found by their addresses
+    Off,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "In a cluster (without --from)")]
+struct RawCluster {
+    /// Whether it may be elected to resolve policies and publish PolicyEndpoints
+    #[arg(
+        long,
+        value_name = "SWITCH",
+        value_enum,
+        env = "PALISADE_CONTROLLER",
+        default_value = "on"
+    )]
+    controller: RawSwitch,
+    /// Whether it enforces on this node
+    #[arg(
+        long,
+        value_name = "SWITCH",
+        value_enum,
+        env = "PALISADE_AGENT",
+        default_value = "on"
+    )]
+    agent: RawSwitch,
+    /// This node's name, as spec.nodeName of its pods; the agent needs it
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// Whether and how the CNI plugin secures pods before they start
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        env = "PALISADE_CNI",
+        default_value = "off"
+    )]
+    cni: RawCni,
+    #[command(flatten)]
+    cni_paths: RawCniPaths,
+}
+
+#[derive(Debug, Args)]
+struct RawCniPaths {
+    /// Folder of the node's CNI configuration
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        env = "PALISADE_CNI_CONF_DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    cni_conf_dir: PathBuf,
+    /// Folder of the node's CNI plugins
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        env = "PALISADE_CNI_BIN_DIR",
+        default_value = "/opt/cni/bin"
+    )]
+    cni_bin_dir: PathBuf,
+    /// Socket by which the plugin asks the agent
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "PALISADE_SOCKET",
+        default_value = crate::cni::protocol::SOCKET
+    )]
+    socket: PathBuf,
+}
+
 #[derive(Debug, Args)]
 struct RawRun {
-    #[command(flatten)]
-    from: RawFrom,
+    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice; without it, the API server of KUBECONFIG or
+    /// of the pod that this runs in
+    #[arg(long, value_name = "FOLDER", env = "PALISADE_FROM")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     pin_path: RawPinPath,
     /// Where /metrics, /healthz and /readyz answer
@@ -207,6 +345,11 @@ struct RawRun {
         default_value = "auto"
     )]
     attach: RawAttach,
+    /// Layout of the pinned maps as which this build's are taken, for tests of upgrades
+    #[arg(long, value_name = "NUMBER", env = "PALISADE_ABI_VERSION", default_value_t = Config::default().abi_version, hide = true)]
+    abi_version: u32,
+    #[command(flatten)]
+    cluster: RawCluster,
     #[command(flatten)]
     capacity: RawCapacity,
 }
@@ -296,6 +439,14 @@ struct RawClean {
     pin_path: RawPinPath,
 }
 
+#[derive(Debug, Args)]
+struct RawUninstall {
+    #[command(flatten)]
+    pin_path: RawPinPath,
+    #[command(flatten)]
+    cni_paths: RawCniPaths,
+}
+
 impl RawCommand {
     fn checked(self) -> Result<Command, String> {
         Ok(match self {
@@ -325,6 +476,10 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
+            Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
+                pin_path: pin_path.checked(),
+                cni_paths: cni_paths.checked(),
+            }),
         })
     }
 }
@@ -350,6 +505,57 @@ impl RawOutput {
     }
 }
 
+impl RawCniPaths {
+    fn checked(self) -> CniPaths {
+        let Self {
+            cni_conf_dir: conf_dir,
+            cni_bin_dir: bin_dir,
+            socket,
+        } = self;
+        CniPaths {
+            conf_dir,
+            bin_dir,
+            socket,
+        }
+    }
+}
+
+impl RawCluster {
+    fn checked(self) -> Result<Cluster, String> {
+        let Self {
+            controller,
+            agent,
+            node_name,
+            cni,
+            cni_paths,
+        } = self;
+        let controller = controller == RawSwitch::On;
+        let cni = match cni {
+            RawCni::Strict => Some(CniMode::Strict),
+            RawCni::Standard => Some(CniMode::Standard),
+            RawCni::Off => None,
+        };
+        let agent = match (agent, node_name.filter(|name| !name.is_empty())) {
+            (RawSwitch::Off, _) => None,
+            (RawSwitch::On, Some(name)) => Some(Node {
+                name,
+                cni,
+                cni_paths: cni_paths.checked(),
+            }),
+            (RawSwitch::On, None) => {
+                return Err(
+                    "without --from the agent needs the name of its node: --node-name or NODE_NAME; or name a folder with --from"
+                        .into(),
+                );
+            }
+        };
+        if !controller && agent.is_none() {
+            return Err("--controller=off with --agent=off leaves nothing to do".into());
+        }
+        Ok(Cluster { controller, agent })
+    }
+}
+
 impl RawRun {
     fn checked(self) -> Result<Run, String> {
         let Self {
@@ -360,10 +566,15 @@ impl RawRun {
             log_allowed,
             events_per_second,
             attach,
+            cluster,
+            abi_version,
             capacity,
         } = self;
         Ok(Run {
-            from: from.checked(),
+            from: match from {
+                Some(folder) => From::Folder(folder),
+                None => From::Cluster(cluster.checked()?),
+            },
             kernel: Config {
                 pin_path: pin_path.checked(),
                 sizes: capacity.checked()?,
@@ -374,6 +585,7 @@ impl RawRun {
                     RawAttach::Tcx => AttachKind::Tcx,
                     RawAttach::Clsact => AttachKind::Clsact,
                 },
+                abi_version,
             },
             listen,
             log_format,
@@ -448,7 +660,40 @@ mod tests {
         };
         assert_eq!(run.kernel, Config::default());
         assert_eq!(run.listen, "127.0.0.1:9810".parse().unwrap());
-        assert_eq!((run.from, run.log_format), ("shop".into(), LogFormat::Text));
+        assert_eq!(
+            (run.from, run.log_format),
+            (From::Folder("shop".into()), LogFormat::Text)
+        );
+    }
+
+    fn in_cluster(flags: &str) -> Result<Cluster, String> {
+        match read(&format!("palisade run {flags}")) {
+            Ok(Command::Run(Run {
+                from: From::Cluster(cluster),
+                ..
+            })) => Ok(cluster),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn without_a_folder_it_runs_in_a_cluster_and_the_agent_needs_its_node() {
+        let cluster = in_cluster("--node-name a --cni strict --socket /tmp/s").unwrap();
+        assert!(cluster.controller);
+        let node = cluster.agent.unwrap();
+        assert_eq!((&*node.name, node.cni), ("a", Some(CniMode::Strict)));
+        assert_eq!(node.cni_paths.socket, PathBuf::from("/tmp/s"));
+        assert_eq!(node.cni_paths.conf_dir, PathBuf::from("/etc/cni/net.d"));
+        assert_eq!(in_cluster("--agent off").map(|c| c.agent), Ok(None));
+        if std::env::var_os("NODE_NAME").is_none() {
+            assert!(in_cluster("").unwrap_err().contains("--node-name"));
+        }
+        assert!(
+            in_cluster("--agent=off --controller=off")
+                .unwrap_err()
+                .contains("nothing to do")
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use palisade::cli::{self, Outcome};
 use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
-/// `check` found problems; `run` or `clean` failed.
+/// `check` found problems; `run`, `clean` or `uninstall` failed.
 const FAILED: u8 = 1;
 /// Wrong usage, or an input that cannot be read.
 const UNUSABLE: u8 = 2;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
     };
     let is_answer = match command {
-        Command::Run(_) | Command::Clean(_) => false,
+        Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
         Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
     };
     match log(&command).and_then(|()| perform(command)) {
@@ -52,6 +52,9 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
+        Command::Uninstall(uninstall) => {
+            answer(|out| app::uninstall(&uninstall, out).map(|()| Outcome::Done))
+        }
     }
 }
 

@@ -76,8 +76,7 @@ async fn with_server<F: Future<Output = ()>>(
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
         listen,
-        metrics,
-        counters,
+        registry: metrics.registry(counters),
         readiness,
         shutdown: shutdown.clone(),
     };
@@ -268,8 +267,7 @@ async fn an_address_in_use_is_an_error_with_a_remedy() {
         .expect("a listener");
     let config = Config {
         listen: holder.local_addr().expect("an address"),
-        metrics: Metrics::default(),
-        counters: None,
+        registry: Metrics::default().registry(None),
         readiness: Readiness::default(),
         shutdown: CancellationToken::new(),
     };

@@ -111,9 +111,12 @@ impl Kernel {
             }
             Ok(())
         })?;
+        // Before, so that none of them is missed; and again, for those that began meanwhile.
+        self.carry_flows(ifindex)?;
         for direction in Direction::ALL {
             self.attach_program(ifindex, direction)?;
         }
+        self.carry_flows(ifindex)?;
         Ok(written)
     }
 
@@ -228,7 +231,7 @@ impl Kernel {
     /// Moves what an earlier process attached to this one's programs.
     pub(super) fn adopt_attachments(&mut self) -> Result<()> {
         self.forget_gone()?;
-        if !self.opened.adopted {
+        if !self.opened.adopted || self.has_predecessor()? {
             // Those programs judge by other maps, that are full while these are empty: attach moves one after the other.
             return Ok(());
         }

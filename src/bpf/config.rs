@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::abi;
 use super::skel::OpenPalisadeSkel;
 
 /// How programs are attached to an interface.
@@ -27,6 +28,8 @@ pub struct Config {
     /// Events a second and CPU; the others are counted as lost. 0: none.
     pub events_per_second: u32,
     pub attach: AttachKind,
+    /// Under which version of the layout maps and programs are pinned; another than this build's in tests of upgrades only.
+    pub abi_version: u32,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             log_allowed: false,
             events_per_second: 100,
             attach: AttachKind::Auto,
+            abi_version: abi::ABI_VERSION,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::mirror::Mirror;
 use super::mmap::MappedArray;
 use super::notes::NoteKey;
 use super::pins::Pins;
+use super::predecessor::Predecessor;
 use super::steps::Written;
 use super::tables::Maps;
 use super::{abi, attach, capability, clean, sys, types};
@@ -31,6 +32,8 @@ pub struct Kernel {
     pub(super) control: MappedArray<types::control>,
     pub(super) mirror: Mirror,
     pub(super) tcx: bool,
+    /// Whose programs may still be on interfaces, until [`Self::sweep`].
+    pub(super) predecessors: Vec<Predecessor>,
     pub(super) opened: Opened,
     /// How many changes there have been.
     pub(super) changes: u64,
@@ -64,7 +67,7 @@ impl Kernel {
     /// What the machine lacks, with the remedy; or what the kernel refuses, with its words.
     pub fn open(config: &Config) -> Result<Self> {
         let mut notices = capability::check()?;
-        let pins = Pins::create(&config.pin_path)?;
+        let pins = Pins::create(&config.pin_path, config.abi_version)?;
         let Loaded {
             maps,
             programs,
@@ -78,13 +81,14 @@ impl Kernel {
         let control: MappedArray<types::control> =
             MappedArray::new(maps.get(Map::Control), 1).context("cannot map control into memory")?;
         let version = control.get(0).abi_version;
-        if version != 0 && version != abi::ABI_VERSION {
+        if version != 0 && version != config.abi_version {
             bail!(
                 "the maps under {} say they are of ABI {version}, not {}; palisade clean removes them",
                 config.pin_path.display(),
-                abi::ABI_VERSION
+                config.abi_version
             );
         }
+        let predecessors = Predecessor::all(&pins)?;
         let mirror = Mirror::read(&maps, &pods)?;
         let id = |program: &OwnedFd| sys::program_info(program.as_fd()).map(|info| info.id);
         let program_ids = [id(&programs[0])?, id(&programs[1])?];
@@ -99,6 +103,7 @@ impl Kernel {
             control,
             mirror,
             tcx,
+            predecessors,
             opened: Opened {
                 adopted,
                 verified,
@@ -117,7 +122,12 @@ impl Kernel {
             (
                 std::mem::offset_of!(types::control, abi_version),
                 now.abi_version,
-                abi::ABI_VERSION,
+                self.config.abi_version,
+            ),
+            (
+                std::mem::offset_of!(types::control, flows_version),
+                now.flows_version,
+                abi::FLOWS_VERSION,
             ),
             (
                 std::mem::offset_of!(types::control, log_allowed),
@@ -182,6 +192,7 @@ impl Kernel {
             entries: map_writes,
             versions: 0,
         };
+        self.predecessors.clear();
         for version in self.pins.other_versions()? {
             clean::remove_version(&version, &mut clean::Cleaned::default())?;
             swept.versions += 1;

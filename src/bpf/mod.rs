@@ -22,6 +22,7 @@ mod notes;
 mod open_map;
 mod pins;
 mod plain;
+mod predecessor;
 mod ring;
 mod stage;
 mod steps;

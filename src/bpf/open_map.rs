@@ -58,6 +58,18 @@ impl OpenMap {
 
     /// Adds or replaces one element.
     pub fn put(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.update(key, value, raw::BPF_ANY)
+    }
+
+    /// Adds one element; `false`: there is one of this key.
+    pub fn put_new(&self, key: &[u8], value: &[u8]) -> io::Result<bool> {
+        match self.update(key, value, raw::BPF_NOEXIST) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    fn update(&self, key: &[u8], value: &[u8], flags: u32) -> io::Result<()> {
         assert!(key.len() == self.key && value.len() == self.value);
         // SAFETY: both slices have the map's sizes.
         check(unsafe {
@@ -65,7 +77,7 @@ impl OpenMap {
                 self.raw(),
                 key.as_ptr().cast(),
                 value.as_ptr().cast(),
-                raw::BPF_ANY.into(),
+                flags.into(),
             )
         })
         .map(drop)

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, statfs};
 use rustix::mount::{MountFlags, mount};
 
-use super::abi;
 use super::config::Map;
 use super::sys::{self, Hook};
 
@@ -28,6 +27,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
+    abi_version: u32,
     /// Held for life: two writers would each believe a mirror of their own.
     _lock: OwnedFd,
 }
@@ -37,7 +37,7 @@ impl Pins {
     ///
     /// # Errors
     /// `root` is not in a bpffs and none can be mounted for it, or another process has it open.
-    pub fn create(root: &Path) -> Result<Self> {
+    pub fn create(root: &Path, abi_version: u32) -> Result<Self> {
         if root.starts_with(BPFFS) && root.to_string_lossy().contains('.') {
             bail!(
                 "pin path {}: a bpffs takes no dots in names; choose another --pin-path",
@@ -49,6 +49,7 @@ impl Pins {
         let lock = lock(root)?;
         let pins = Self {
             root: root.to_owned(),
+            abi_version,
             _lock: lock,
         };
         for folder in [pins.maps(), pins.programs(), pins.links()] {
@@ -58,7 +59,12 @@ impl Pins {
     }
 
     fn version(&self) -> PathBuf {
-        self.root.join(format!("v{}", abi::ABI_VERSION))
+        self.root.join(format!("v{}", self.abi_version))
+    }
+
+    /// A map of another ABI version.
+    pub fn map_of(version: &Path, map: Map) -> PathBuf {
+        version.join("maps").join(map.name())
     }
 
     pub fn maps(&self) -> PathBuf {

@@ -48,17 +48,7 @@ impl Maps {
     /// # Panics
     /// If the map's sizes are not those of `K` and `V`: abi.h and maps.h disagree.
     pub fn table<K: Plain, V: Plain>(&self, map: Map) -> Table<'_, K, V> {
-        let shape = self.shape(map);
-        assert!(
-            shape.key_size as usize == size_of::<K>() && shape.value_size as usize == size_of::<V>(),
-            "map {} is not of this type",
-            map.name()
-        );
-        Table {
-            map,
-            open: self.get(map),
-            types: PhantomData,
-        }
+        Table::new(map, self.get(map)).unwrap_or_else(|| panic!("map {} is not of this type", map.name()))
     }
 }
 
@@ -69,7 +59,18 @@ pub(super) struct Table<'a, K, V> {
     types: PhantomData<(K, V)>,
 }
 
-impl<K: Plain, V: Plain> Table<'_, K, V> {
+impl<'a, K: Plain, V: Plain> Table<'a, K, V> {
+    /// `None` where the map's sizes are others.
+    pub fn new(map: Map, open: &'a OpenMap) -> Option<Self> {
+        let shape = open.shape();
+        let fits = shape.key_size as usize == size_of::<K>() && shape.value_size as usize == size_of::<V>();
+        fits.then_some(Self {
+            map,
+            open,
+            types: PhantomData,
+        })
+    }
+
     pub fn get(&self, key: &K) -> Result<Option<V>> {
         let mut value = V::default();
         let mut bytes = value.bytes().to_vec();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use palisade::bpf::{AttachKind, Config, MapSizes};
+use palisade::bpf::{Config, MapSizes};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -59,7 +59,7 @@ impl Pins {
             },
             log_allowed: false,
             events_per_second: 1000,
-            attach: AttachKind::Auto,
+            ..Config::default()
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use palisade::bpf::{Counters, Frame, Kernel, Reason};
+use palisade::bpf::{Config, Counters, Frame, Kernel, Reason};
 use palisade::compile::{
     Class, Image, L4, L4Key, PodDirection, PodImage, Psid, Row, RuleInfo, RuleKey, diff,
 };
@@ -40,7 +40,7 @@ const FRIEND_CLASS: Class = Class(100);
 const WEB_CLASS: Class = Class(101);
 const BOTH_IN: Psid = Psid(20);
 const BOTH_OUT: Psid = Psid(21);
-const NONE: Psid = Psid(22);
+pub const NONE: Psid = Psid(22);
 const PORTS: L4Key = L4Key(5);
 
 /// 10.0.0.n or fd00::n.
@@ -127,8 +127,9 @@ pub fn uid(n: u8) -> Arc<str> {
 }
 
 pub struct Lab {
-    pub kernel: Kernel,
-    _pins: Pins,
+    /// None while one version gives way to another.
+    kernel: Option<Kernel>,
+    pins: Pins,
     _namespace: Namespace,
     interfaces: Vec<u32>,
     /// The kernel runs frames that were received on some link (5.16 and later).
@@ -144,16 +145,9 @@ impl Lab {
         // The interfaces' own neighbour discovery would be counted too.
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("a sysctl");
         let interfaces: Vec<u32> = PODS.iter().map(|n| veth(&format!("pod{n}"))).collect();
-        let mut kernel = Kernel::open(&pins.config()).expect("the programs load");
-        kernel
-            .apply(&diff(kernel.image(), &image()))
-            .expect("the image fits");
-        for (n, ifindex) in PODS.iter().zip(&interfaces) {
-            kernel.attach(&uid(*n), *ifindex).expect("attached");
-        }
         let mut lab = Self {
-            kernel,
-            _pins: pins,
+            kernel: None,
+            pins,
             _namespace: namespace,
             interfaces,
             receives: true,
@@ -161,17 +155,46 @@ impl Lab {
             skipped: 0,
         };
         let probe = frame::ethernet(&[], 0x88b5, &[0; 46]);
+        lab.open(&lab.pins.config(), &image());
         lab.receives = lab.run(SHUT, IN, ELSEWHERE, &probe).is_some();
         lab
     }
 
+    fn open(&mut self, config: &Config, image: &Image) {
+        let mut kernel = Kernel::open(config).expect("the programs load");
+        kernel
+            .apply(&diff(kernel.image(), image))
+            .expect("the image fits");
+        for (n, ifindex) in PODS.iter().zip(&self.interfaces) {
+            kernel.attach(&uid(*n), *ifindex).expect("attached");
+        }
+        self.kernel = Some(kernel);
+    }
+
+    pub fn kernel(&self) -> &Kernel {
+        self.kernel.as_ref().expect("open")
+    }
+
     /// Another state of affairs, taken up at once.
     pub fn change(&mut self, change: impl FnOnce(&mut Image)) {
-        let mut image = self.kernel.image().clone();
+        let kernel = self.kernel.as_mut().expect("open");
+        let mut image = kernel.image().clone();
         change(&mut image);
-        self.kernel
-            .apply(&diff(self.kernel.image(), &image))
+        kernel
+            .apply(&diff(kernel.image(), &image))
             .expect("the image fits");
+    }
+
+    /// Another version of the maps takes over, with another state of affairs.
+    pub fn upgrade(&mut self, abi_version: u32, change: impl FnOnce(&mut Image)) {
+        let mut image = self.kernel().image().clone();
+        change(&mut image);
+        self.kernel = None;
+        let config = Config {
+            abi_version,
+            ..self.pins.config()
+        };
+        self.open(&config, &image);
     }
 
     pub fn ifindex(&self, pod: u8) -> u32 {
@@ -185,14 +208,14 @@ impl Lab {
             ingress_ifindex,
             bytes,
         };
-        self.kernel.test_run(frame).ok().map(|ran| !ran.dropped())
+        self.kernel().test_run(frame).ok().map(|ran| !ran.dropped())
     }
 
     /// `pass WHY` or `drop WHY`. `None`: this kernel cannot run it.
     pub fn seen(&self, pod: u8, direction: Direction, from: u32, bytes: &[u8]) -> Option<String> {
-        let before = self.kernel.counters().expect("counters");
+        let before = self.kernel().counters().expect("counters");
         let passed = self.run(pod, direction, from, bytes)?;
-        let after = self.kernel.counters().expect("counters");
+        let after = self.kernel().counters().expect("counters");
         let why = risen(&before, &after, direction, bytes.len() as u64);
         Some(format!("{} {why}", if passed { "pass" } else { "drop" }))
     }

@@ -8,10 +8,11 @@ mod lab;
 mod site;
 mod sources;
 mod state;
+mod upgrade;
+mod verified;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
 
 use lab::address;
 
@@ -34,18 +35,8 @@ fn the_verifier_walks_no_more_instructions_than_it_may() {
     }
     let pins = kernel_support::Pins::new();
     let _kernel = palisade::bpf::Kernel::open(&pins.config()).expect("the programs load");
-    for name in ["from_pod", "to_pod"] {
-        let path = pins.0.join("v1/programs").join(name);
-        let program = libbpf_rs::Program::fd_from_pinned_path(path).expect("a pinned program");
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
-        let info = info.expect("fdinfo");
-        match info.lines().find_map(|line| line.strip_prefix("verified_insns:")) {
-            Some(number) => {
-                let number: u32 = number.trim().parse().expect("a number");
-                println!("{name}: {number} instructions verified");
-                assert!(number <= 15_000, "{name}: {number}");
-            }
-            None => println!("{name}: verified; this kernel does not say in how many instructions"),
-        }
+    for (name, number) in verified::instructions(&pins) {
+        println!("{name}: {number} instructions verified");
+        assert!(number <= 15_000, "{name}: {number}");
     }
 }

@@ -68,6 +68,9 @@ pub struct Sought {
     pub uid: Arc<str>,
     pub id: ObjectId,
     pub addresses: Vec<IpAddr>,
+    /// Names of interfaces that it is behind by the word of who made it. The first of them that is a veth counts like a host
+    /// route; without one its addresses lead to it.
+    pub interfaces: Vec<String>,
 }
 
 /// The host-side end of a pod's veth pair.
@@ -183,7 +186,7 @@ impl Links {
         let routes = self.routes(&addresses).await?;
         let (located, questions, waits) = {
             let table = lock(&self.table);
-            let known = addresses
+            let mut known = addresses
                 .iter()
                 .map(|address| {
                     let route = routes
@@ -193,6 +196,15 @@ impl Links {
                     (*address, evidence::evidence(&table, *address, route))
                 })
                 .collect::<BTreeMap<_, _>>();
+            for pod in pods {
+                if let Some(ifindex) = evidence::told(&table, &pod.interfaces) {
+                    let told = Evidence::Veth {
+                        ifindex,
+                        by_route: true,
+                    };
+                    known.extend(pod.addresses.iter().map(|address| (*address, told.clone())));
+                }
+            }
             let (places, problems) = place::settle(&table, pods, &known, &self.places);
             self.places = places;
             let veths = self.places.iter().filter_map(|(uid, place)| {

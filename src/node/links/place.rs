@@ -239,6 +239,7 @@ mod tests {
             uid: name.into(),
             id: ObjectId::new("shop", name),
             addresses,
+            interfaces: Vec::new(),
         }
     }
 
