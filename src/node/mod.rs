@@ -2,11 +2,10 @@
 
 mod agent;
 mod links;
-mod request;
 mod scrape;
-pub mod secure;
+mod secure;
 
 pub use agent::{Agent, Enforced, Wanted, Why};
 pub use links::{Links, Located, Sought, Veth};
-pub use request::Secure;
 pub use scrape::Scrape;
+pub use secure::{Secure, Server};

@@ -5,8 +5,10 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,29 +22,36 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Secure;
 use crate::cni::protocol::{Answer, LINE, Request};
-use crate::model::ObjectId;
 
 /// How long a connection may take for its line.
 const READ: Duration = Duration::from_secs(5);
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 256;
-/// After this a pod is told to be late: the watch may not bring it in time.
-const LATE: Duration = Duration::from_secs(1);
-/// How long before the plugin gives up it gets the reason why.
-const MARGIN: Duration = Duration::from_millis(200);
+/// How long before the plugin gives up the loop is to say why not, and how long before that it is said without the loop. Where
+/// the plugin waits for less than twice that, half of its time.
+const DUE: Duration = Duration::from_millis(1500);
+const LAST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(120);
 /// After an error of the socket itself, as when files are used up.
 const PAUSE: Duration = Duration::from_millis(100);
 const REMEDY: &str = "look at the log of this node's palisade pod in kube-system; the pod is tried again";
 
-/// A pod that waits for longer than a watch takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Late {
-    pub id: ObjectId,
-    /// As kubelet has it.
-    pub uid: String,
+/// A pod that starts, and waits to be secured.
+#[derive(Debug)]
+pub struct Secure {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub uid: Arc<str>,
+    /// The interface's name in the pod.
+    pub ifname: String,
+    /// Names of the host's interfaces that may be the pod's.
+    pub interfaces: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    /// When an answer, whatever it is, is due: a little before the plugin gives up.
+    pub deadline: Instant,
+    /// `Err`: why not, for the event that kubelet writes. Closed once nobody waits any more.
+    pub answer: oneshot::Sender<Result<(), String>>,
 }
 
 /// The listening socket.
@@ -51,26 +60,22 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     requests: mpsc::Sender<Secure>,
-    late: mpsc::Sender<Late>,
 }
 
 impl Server {
-    /// Listens at `path`, in place of whoever did before; its folder is made, and open to root only. Requests go to `requests`,
-    /// and to `late`, once, those that have no answer after a second: their pods are to be fetched, where the watch has not
-    /// brought them. What does not fit in `late` is dropped.
+    /// Listens at `path`, in place of whoever did before; its folder is made, and open to root only. Requests go to `requests`.
     ///
     /// # Errors
     /// The folder cannot be made, or `path` is something else than a socket.
     ///
     /// # Panics
     /// Outside of a tokio runtime with IO.
-    pub fn bind(path: &Path, requests: mpsc::Sender<Secure>, late: mpsc::Sender<Late>) -> Result<Self> {
+    pub fn bind(path: &Path, requests: mpsc::Sender<Secure>) -> Result<Self> {
         let listener = listen(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         Ok(Self {
             listener,
             path: path.to_path_buf(),
             requests,
-            late,
         })
     }
 
@@ -82,6 +87,7 @@ impl Server {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
                 () = self.requests.closed() => bail!("nobody takes the requests of the CNI plugin any more"),
                 Some(ended) = connections.join_next() => {
@@ -91,7 +97,7 @@ impl Server {
                 }
                 accepted = self.listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(serve(stream, self.requests.clone(), self.late.clone()));
+                        connections.spawn(serve(stream, self.requests.clone()));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a request at {}", self.path.display());
@@ -129,7 +135,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>, late: mpsc::Sender<Late>) {
+async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>) {
     match socket_peercred(&stream) {
         Ok(peer) if peer.uid.is_root() => {}
         Ok(peer) => {
@@ -144,7 +150,7 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>, late: mpsc::S
     let answer = match timeout(READ, read(&mut from)).await {
         Ok(Ok(Some(request))) => {
             let pod = format!("{}/{}", request.namespace, request.pod);
-            let Some(answer) = ask(request, &mut from, requests, late).await else {
+            let Some(answer) = ask(request, &mut from, requests).await else {
                 return debug!(pod, "the CNI plugin has given up");
             };
             if let Answer::Refused { error, .. } = &answer {
@@ -186,24 +192,23 @@ async fn read(from: &mut OwnedReadHalf) -> io::Result<Option<Request>> {
 }
 
 /// `None`: nobody waits for the answer any more.
-async fn ask(
-    request: Request,
-    from: &mut OwnedReadHalf,
-    requests: mpsc::Sender<Secure>,
-    late: mpsc::Sender<Late>,
-) -> Option<Answer> {
+async fn ask(request: Request, from: &mut OwnedReadHalf, requests: mpsc::Sender<Secure>) -> Option<Answer> {
     let limit = Duration::from_millis(request.timeout_ms).min(LONGEST);
-    let deadline = Instant::now() + limit.saturating_sub(MARGIN).max(limit / 2);
-    let (answer, mut answered) = oneshot::channel();
-    let id = ObjectId::new(&request.namespace, &request.pod);
+    let before = |margin: Duration| Instant::now() + limit.saturating_sub(margin).max(limit / 2);
+    let (due, last) = (before(DUE), before(LAST));
+    let (answer, answered) = oneshot::channel();
+    let pod = format!("{}/{} ({})", request.namespace, request.pod, request.uid);
     let secure = Secure {
-        uid: request.uid.as_str().into(),
-        id: id.clone(),
-        addresses: request.addresses,
+        namespace: request.namespace.into(),
+        name: request.pod.into(),
+        uid: request.uid.into(),
+        ifname: request.ifname,
         interfaces: request.interfaces,
+        addresses: request.addresses,
+        deadline: due,
         answer,
     };
-    match timeout_at(deadline, requests.send(secure)).await {
+    match timeout_at(last, requests.send(secure)).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => return Some(refused("the agent is stopping", "the pod is tried again")),
         Err(_) => {
@@ -213,35 +218,17 @@ async fn ask(
             ));
         }
     }
-    let mut late_at = Some(Instant::now() + LATE);
     let mut byte = [0; 1];
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answered => {
-                return Some(match answer {
-                    Ok(Ok(())) => Answer::Secured { ok: true },
-                    Ok(Err(problem)) => {
-                        let remedy = problem.remedy.clone();
-                        refused(problem.to_string(), &remedy)
-                    }
-                    Err(_) => refused("the agent has dropped the request", REMEDY),
-                });
-            }
-            // It sends no more than its line: whatever comes is its end.
-            _ = from.read(&mut byte) => return None,
-            () = sleep_until(late_at.unwrap_or(deadline)), if late_at.is_some() => {
-                late_at = None;
-                let uid = request.uid.clone();
-                if late.try_send(Late { id: id.clone(), uid }).is_err() {
-                    debug!(pod = %id, "too many pods are late: this one is left to the watch");
-                }
-            }
-            () = sleep_until(deadline) => {
-                let why = format!("the policies of pod {id} ({}) were not in force in time", request.uid);
-                return Some(refused(why, REMEDY));
-            }
-        }
+    tokio::select! {
+        biased;
+        answer = answered => Some(match answer {
+            Ok(Ok(())) => Answer::Secured { ok: true },
+            Ok(Err(why)) => refused(format!("pod {pod} cannot be secured: {why}"), REMEDY),
+            Err(_) => refused("the agent is stopping", "the pod is tried again"),
+        }),
+        // It sends no more than its line: whatever comes is its end.
+        _ = from.read(&mut byte) => None,
+        () = sleep_until(last) => Some(refused(format!("the policies of pod {pod} are not in force in time"), REMEDY)),
     }
 }
 
