@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
+use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
 /// `check` found problems; `run`, `clean` or `uninstall` failed.
@@ -15,6 +16,10 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
+    // First of all: the container runtime waits, and a pod with it.
+    if plugin::is_called() {
+        return plugin::main();
+    }
     let command = match Command::read(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
