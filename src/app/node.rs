@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,8 @@ pub struct Node<S> {
     pub reader: EventReader,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
+    /// What stands in the way of the CNI plugin.
+    pub cni: watch::Receiver<Vec<Problem>>,
     pub metrics: Metrics,
     /// Dropped once what is wanted is in force.
     pub ready: Option<Unready>,
@@ -111,6 +113,11 @@ impl<S: Source> Node<S> {
                         secured.ask(more);
                     }
                     asked = true;
+                }
+                Ok(()) = self.cni.changed() => {
+                    problems.replace(vec![("cni", self.cni.borrow_and_update().clone())]);
+                    self.metrics.set_problems(problems.report());
+                    continue;
                 }
                 moved = self.agent.links_changed() => {
                     moved?;
