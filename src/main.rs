@@ -8,6 +8,7 @@ use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
 use palisade::cluster::crds;
+use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
 /// `check` found problems; `run`, `clean` or `uninstall` failed.
@@ -16,6 +17,10 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
+    // First of all: the container runtime waits, and a pod with it.
+    if plugin::is_called() {
+        return plugin::main();
+    }
     let command = match Command::read(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {

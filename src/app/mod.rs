@@ -12,12 +12,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -28,8 +28,10 @@ use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
 use crate::cluster::{connection, controller, local};
+use crate::cni::install;
 use crate::files::Folder;
-use crate::node::{Agent, Links, Secure};
+use crate::model::Problem;
+use crate::node::{Agent, Links, Secure, Server};
 use crate::observe::{self, Counters, Metrics, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
@@ -60,16 +62,21 @@ pub fn clean(clean: &args::Clean, out: &mut dyn Write) -> Result<()> {
     remove(&clean.pin_path, out)
 }
 
-/// `palisade uninstall`: removes all that `run` left on the node.
+/// `palisade uninstall`: removes all that `run` left on the node. The CNI entry goes first: without an agent it would keep pods
+/// from starting.
 ///
 /// # Errors
 /// An instance is running, or something could not be removed.
 pub fn uninstall(uninstall: &args::Uninstall, out: &mut dyn Write) -> Result<()> {
-    let args::Uninstall {
-        pin_path,
-        cni_paths: _,
-    } = uninstall;
-    remove(pin_path, out)
+    let args::Uninstall { pin_path, cni } = uninstall;
+    let removed = install::remove(cni);
+    for path in &removed.files {
+        writeln!(out, "removed Palisade from {}", path.display())?;
+    }
+    remove(pin_path, out)?;
+    let problems: Vec<String> = removed.problems.iter().map(ToString::to_string).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
 }
 
 fn remove(pin_path: &Path, out: &mut dyn Write) -> Result<()> {
@@ -102,7 +109,7 @@ async fn supervise(run: args::Run) -> Result<()> {
     let serving = match from {
         args::From::Folder(folder) => {
             let source = Standalone::new(folder.clone(), Folder::open(&folder)?, parts.metrics.clone());
-            Some(parts.enforce(folder.display().to_string(), source, &kernel)?)
+            Some(parts.enforce(folder.display().to_string(), source, None, &kernel)?)
         }
         args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
@@ -160,7 +167,7 @@ impl Parts {
                 );
                 let local = local::Local::new(client.clone(), &node.name);
                 let source = ApiServer::new(local, self.metrics.clone());
-                Some(self.enforce(format!("node {}", node.name), source, kernel)?)
+                Some(self.enforce(format!("node {}", node.name), source, node.cni.as_ref(), kernel)?)
             }
             None => None,
         };
@@ -172,11 +179,25 @@ impl Parts {
         Ok(counters)
     }
 
+    /// The parts that install the CNI plugin and take its requests.
+    fn plugin(&mut self, config: &install::Config) -> Result<Plugin> {
+        let (ask, secure) = mpsc::channel(REQUESTS);
+        let (tell, problems) = watch::channel(Vec::new());
+        let server = Server::bind(&config.socket, ask)?;
+        self.add("CNI socket", server.run(self.shutdown.clone()));
+        self.add(
+            "CNI installer",
+            install::run(config.clone(), tell, self.shutdown.clone()),
+        );
+        Ok(Plugin { secure, problems })
+    }
+
     /// The parts that enforce what `source` says, and what is counted in the kernel.
     fn enforce<S: Source + 'static>(
         &mut self,
         name: String,
         source: S,
+        cni: Option<&install::Config>,
         config: &Config,
     ) -> Result<Arc<dyn Counters>> {
         let kernel = Kernel::open(config)?;
@@ -185,7 +206,9 @@ impl Parts {
         let ready = self.readiness.wait_for(IN_FORCE);
         let (deliver, events) = mpsc::channel(node::EVENTS);
         let reader = kernel.events(move |event| deliver.try_send(event).is_ok())?;
-        let (_ask, secure) = mpsc::channel::<Secure>(REQUESTS);
+        // Only now: as long as another instance holds the kernel side, the socket is that one's too.
+        let plugin = cni.map(|config| self.plugin(config)).transpose()?;
+        let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
         let agent = Agent::new(kernel, links, self.metrics.clone());
         let counters = agent.counters();
         let node = Node {
@@ -195,6 +218,7 @@ impl Parts {
             events,
             reader,
             secure,
+            cni: problems,
             metrics: self.metrics.clone(),
             ready: Some(ready),
         };
@@ -233,6 +257,22 @@ impl Parts {
             }
         }
         result
+    }
+}
+
+/// What the agent's loop gets of the CNI plugin.
+struct Plugin {
+    secure: mpsc::Receiver<Secure>,
+    problems: watch::Receiver<Vec<Problem>>,
+}
+
+impl Plugin {
+    /// Nobody asks.
+    fn none() -> Self {
+        Self {
+            secure: mpsc::channel(1).1,
+            problems: watch::channel(Vec::new()).1,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,8 @@ pub struct Node<S> {
     pub reader: EventReader,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
+    /// What stands in the way of the CNI plugin.
+    pub cni: watch::Receiver<Vec<Problem>>,
     pub metrics: Metrics,
     /// Dropped once what is wanted is in force.
     pub ready: Option<Unready>,
@@ -112,6 +114,11 @@ impl<S: Source> Node<S> {
                     }
                     asked = true;
                 }
+                Ok(()) = self.cni.changed() => {
+                    problems.replace(vec![("cni", self.cni.borrow_and_update().clone())]);
+                    self.metrics.set_problems(problems.report());
+                    continue;
+                }
                 moved = self.agent.links_changed() => {
                     moved?;
                     news.why.links = true;
@@ -131,7 +138,7 @@ impl<S: Source> Node<S> {
                 _ = tick.tick() => {
                     self.count_lost(&mut lost);
                     self.source.tick();
-                    if !retry {
+                    if !retry && !secured.is_waiting() {
                         continue;
                     }
                     news.why.pods = true;
@@ -146,7 +153,6 @@ impl<S: Source> Node<S> {
             if changed {
                 let taken = self.source.take(&mut wanted);
                 problems.replace(taken.problems);
-                self.metrics.set_problems(problems.report());
                 news.why.pods |= taken.pods;
                 news.objects = taken.objects;
                 incomplete = taken.incomplete;
@@ -154,17 +160,19 @@ impl<S: Source> Node<S> {
             }
             if incomplete {
                 secured.give_up_who_is_late("the API server has not told yet what concerns this node");
+                self.metrics.set_problems(problems.report());
                 continue;
             }
             news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
             if !due && !news.why.pods {
+                self.metrics.set_problems(problems.report());
                 continue;
             }
             first = false;
             let enforced = self.agent.enforce(&wanted, news.why).await?;
             let took = begun.elapsed();
             secured.answer(&self.agent, &enforced);
-            retry = enforced.retry || secured.is_waiting();
+            retry = enforced.retry;
             tidy_at = enforced.untidy.then(|| Instant::now() + LULL);
             if enforced.written.map_writes + enforced.written.flips > 0 {
                 self.metrics.applied_in(took);

@@ -8,4 +8,4 @@ mod secure;
 pub use agent::{Agent, Enforced, Wanted, Why};
 pub use links::{Links, Located, Sought, Veth};
 pub use scrape::Scrape;
-pub use secure::Secure;
+pub use secure::{Secure, Server};
