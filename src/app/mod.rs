@@ -12,24 +12,27 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::api_server::ApiServer;
-use self::node::{Node, Source};
+use self::node::{Node, Plugin, Source};
 use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
 use crate::cluster::{connection, controller, local};
+use crate::cni::Mode;
+use crate::cni::install::{self, Removed};
 use crate::files::Folder;
-use crate::node::{Agent, Links, Secure};
+use crate::model::Problem;
+use crate::node::{Agent, Links, Secure, Server};
 use crate::observe::{self, Counters, Metrics, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
@@ -65,11 +68,35 @@ pub fn clean(clean: &args::Clean, out: &mut dyn Write) -> Result<()> {
 /// # Errors
 /// An instance is running, or something could not be removed.
 pub fn uninstall(uninstall: &args::Uninstall, out: &mut dyn Write) -> Result<()> {
-    let args::Uninstall {
-        pin_path,
-        cni_paths: _,
-    } = uninstall;
+    let args::Uninstall { pin_path, cni_paths } = uninstall;
+    // The mode is of no account for what is taken away.
+    let Removed { files, problems } = install::remove(&installation(args::CniMode::Strict, cni_paths));
+    for path in files {
+        writeln!(out, "removed Palisade from {}", path.display())?;
+    }
+    if !problems.is_empty() {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        bail!("the CNI plugin is not removed: {}", problems.join("; "));
+    }
     remove(pin_path, out)
+}
+
+/// What to install, and where, as the installer has it.
+fn installation(mode: args::CniMode, paths: &args::CniPaths) -> install::Config {
+    let args::CniPaths {
+        conf_dir,
+        bin_dir,
+        socket,
+    } = paths.clone();
+    install::Config {
+        conf_dir,
+        bin_dir,
+        socket,
+        mode: match mode {
+            args::CniMode::Strict => Mode::Strict,
+            args::CniMode::Standard => Mode::Standard,
+        },
+    }
 }
 
 fn remove(pin_path: &Path, out: &mut dyn Write) -> Result<()> {
@@ -102,7 +129,7 @@ async fn supervise(run: args::Run) -> Result<()> {
     let serving = match from {
         args::From::Folder(folder) => {
             let source = Standalone::new(folder.clone(), Folder::open(&folder)?, parts.metrics.clone());
-            Some(parts.enforce(folder.display().to_string(), source, &kernel)?)
+            Some(parts.enforce(folder.display().to_string(), source, &kernel, Plugin::none())?)
         }
         args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
@@ -160,7 +187,15 @@ impl Parts {
                 );
                 let local = local::Local::new(client.clone(), &node.name);
                 let source = ApiServer::new(local, self.metrics.clone());
-                Some(self.enforce(format!("node {}", node.name), source, kernel)?)
+                let (ask, secure) = mpsc::channel(REQUESTS);
+                let (tell, cni) = watch::channel(Vec::new());
+                let plugin = Plugin { secure, cni };
+                let counters = self.enforce(format!("node {}", node.name), source, kernel, plugin)?;
+                // The kernel side has one owner, and so has the socket from here on.
+                if let Some(mode) = node.cni {
+                    self.cni(installation(mode, &node.cni_paths), ask, tell)?;
+                }
+                Some(counters)
             }
             None => None,
         };
@@ -178,6 +213,7 @@ impl Parts {
         name: String,
         source: S,
         config: &Config,
+        plugin: Plugin,
     ) -> Result<Arc<dyn Counters>> {
         let kernel = Kernel::open(config)?;
         announce(&kernel);
@@ -185,7 +221,6 @@ impl Parts {
         let ready = self.readiness.wait_for(IN_FORCE);
         let (deliver, events) = mpsc::channel(node::EVENTS);
         let reader = kernel.events(move |event| deliver.try_send(event).is_ok())?;
-        let (_ask, secure) = mpsc::channel::<Secure>(REQUESTS);
         let agent = Agent::new(kernel, links, self.metrics.clone());
         let counters = agent.counters();
         let node = Node {
@@ -194,13 +229,26 @@ impl Parts {
             agent,
             events,
             reader,
-            secure,
+            plugin,
             metrics: self.metrics.clone(),
             ready: Some(ready),
         };
         self.add("netlink", driver);
         self.add("agent", node.run(self.shutdown.clone()));
         Ok(counters)
+    }
+
+    /// The parts that serve the CNI plugin and keep it installed.
+    fn cni(
+        &mut self,
+        config: install::Config,
+        ask: mpsc::Sender<Secure>,
+        tell: watch::Sender<Vec<Problem>>,
+    ) -> Result<()> {
+        let server = Server::bind(&config.socket, ask)?;
+        self.add("CNI socket", server.run(self.shutdown.clone()));
+        self.add("CNI installer", install::run(config, tell, self.shutdown.clone()));
+        Ok(())
     }
 
     async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {

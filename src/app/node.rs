@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,24 @@ pub struct Taken {
     pub incomplete: bool,
 }
 
+/// What comes from the CNI plugin and its installer.
+pub struct Plugin {
+    /// Pods that have just been made.
+    pub secure: mpsc::Receiver<Secure>,
+    /// What stands in the way of the plugin's installation.
+    pub cni: watch::Receiver<Vec<Problem>>,
+}
+
+impl Plugin {
+    /// Where there is none.
+    pub fn none() -> Self {
+        Self {
+            secure: mpsc::channel(1).1,
+            cni: watch::channel(Vec::new()).1,
+        }
+    }
+}
+
 /// What the loop runs on.
 pub struct Node<S> {
     pub source: S,
@@ -68,8 +86,7 @@ pub struct Node<S> {
     pub agent: Agent,
     pub events: mpsc::Receiver<Event>,
     pub reader: EventReader,
-    /// Pods that the CNI plugin has just made.
-    pub secure: mpsc::Receiver<Secure>,
+    pub plugin: Plugin,
     pub metrics: Metrics,
     /// Dropped once what is wanted is in force.
     pub ready: Option<Unready>,
@@ -105,12 +122,17 @@ impl<S: Source> Node<S> {
                     ready?;
                     changed = true;
                 }
-                Some(request) = self.secure.recv() => {
+                Some(request) = self.plugin.secure.recv() => {
                     secured.ask(request);
-                    while let Ok(more) = self.secure.try_recv() {
+                    while let Ok(more) = self.plugin.secure.try_recv() {
                         secured.ask(more);
                     }
                     asked = true;
+                }
+                Ok(()) = self.plugin.cni.changed() => {
+                    problems.replace(vec![("cni", self.plugin.cni.borrow_and_update().clone())]);
+                    self.metrics.set_problems(problems.report());
+                    continue;
                 }
                 moved = self.agent.links_changed() => {
                     moved?;
