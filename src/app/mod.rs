@@ -27,7 +27,7 @@ use self::node::{Node, Source};
 use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
-use crate::cluster::{connection, controller, local};
+use crate::cluster::{self, connection, controller, local};
 use crate::cni::install;
 use crate::files::Folder;
 use crate::model::Problem;
@@ -127,7 +127,7 @@ struct Parts {
     made: Vec<(&'static str, BoxFuture<'static, Result<()>>)>,
     shutdown: CancellationToken,
     metrics: Metrics,
-    controller: controller::Metrics,
+    controller: cluster::Metrics,
     readiness: Readiness,
 }
 
@@ -137,7 +137,7 @@ impl Parts {
             made: Vec::new(),
             shutdown: CancellationToken::new(),
             metrics: Metrics::default(),
-            controller: controller::Metrics::default(),
+            controller: cluster::Metrics::default(),
             readiness: Readiness::default(),
         };
         parts.add(

@@ -67,10 +67,13 @@ pub fn with_entry(text: &str, entry: &Value) -> Result<String, Unusable> {
     {
         return Ok(text.into());
     }
+    if ours.iter().all(|is| *is) {
+        return Err(unusable("plugins", "there is none beside Palisade's".into()));
+    }
     let mut text = without_entry(text)?;
     let places = checked(&text)?;
     let Some(last) = places.last() else {
-        return Err(unusable("plugins", "there is none beside Palisade's".into()));
+        return Ok(text);
     };
     let before = text[..last.start].trim_end_matches([' ', '\t', '\r', '\n']);
     let space = text[before.len()..last.start].to_string();
