@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::net::sockopt::socket_peercred;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -136,14 +135,10 @@ fn listen(path: &Path) -> Result<UnixListener> {
 }
 
 async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>) {
-    match socket_peercred(&stream) {
-        Ok(peer) if peer.uid.is_root() => {}
-        Ok(peer) => {
-            return warn!(
-                uid = peer.uid.as_raw(),
-                "refused at the CNI plugin's socket: not root"
-            );
-        }
+    // Of a process of another pid namespace, as the plugin is for an agent in a pod, the kernel tells no pid.
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == 0 => {}
+        Ok(peer) => return warn!(uid = peer.uid(), "refused at the CNI plugin's socket: not root"),
         Err(error) => return warn!(%error, "refused at the CNI plugin's socket: it cannot be told who it is"),
     }
     let (mut from, mut to) = stream.into_split();
