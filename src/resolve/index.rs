@@ -339,6 +339,7 @@ impl Index {
         let services = self.front_ends(concerned);
         let mut touched = BTreeSet::new();
         for key in policies {
+            self.renew_blocks(key, &addresses);
             for (service, front_ends) in &services {
                 let isolates = self.policies[key].policy.egress.is_some();
                 if isolates && self.update_share(key, service, front_ends) {
@@ -347,6 +348,16 @@ impl Index {
             }
         }
         touched
+    }
+
+    /// Has a policy worked out anew if its blocks except other ClusterIPs now that these addresses' Services have changed.
+    fn renew_blocks(&mut self, key: PolicyKey, addresses: &BTreeSet<IpAddr>) {
+        let state = &mut self.policies[key];
+        let Some(built) = &state.built else { return };
+        let concerned = state.rules.iter().any(|rule| rule.excepts(addresses));
+        if concerned && state.entry_blocks(&self.services) != built.blocks {
+            state.built = None;
+        }
     }
 
     fn put_policy(&mut self, policy: Policy) -> BTreeSet<Arc<str>> {
