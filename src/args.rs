@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
+use crate::cni::{Mode, install};
 
 /// What to do, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,26 +59,7 @@ pub struct Node {
     /// As the pods' `spec.nodeName` has it.
     pub name: String,
     /// `Some`: the CNI plugin is installed, and served.
-    pub cni: Option<CniMode>,
-    pub cni_paths: CniPaths,
-}
-
-/// What becomes of a pod that cannot be secured before it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CniMode {
-    /// It does not start.
-    Strict,
-    /// It starts, and is secured as soon as it can be.
-    Standard,
-}
-
-/// Where a node's CNI plugins are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CniPaths {
-    pub conf_dir: PathBuf,
-    pub bin_dir: PathBuf,
-    /// Where the plugin asks the agent.
-    pub socket: PathBuf,
+    pub cni: Option<install::Config>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -123,7 +105,7 @@ pub struct Clean {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uninstall {
     pub pin_path: PathBuf,
-    pub cni_paths: CniPaths,
+    pub cni: install::Config,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -478,7 +460,8 @@ impl RawCommand {
             }),
             Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
                 pin_path: pin_path.checked(),
-                cni_paths: cni_paths.checked(),
+                // Whatever the mode is: the entry goes.
+                cni: cni_paths.checked(Mode::Strict),
             }),
         })
     }
@@ -506,15 +489,16 @@ impl RawOutput {
 }
 
 impl RawCniPaths {
-    fn checked(self) -> CniPaths {
+    fn checked(self, mode: Mode) -> install::Config {
         let Self {
             cni_conf_dir: conf_dir,
             cni_bin_dir: bin_dir,
             socket,
         } = self;
-        CniPaths {
+        install::Config {
             conf_dir,
             bin_dir,
+            mode,
             socket,
         }
     }
@@ -531,17 +515,13 @@ impl RawCluster {
         } = self;
         let controller = controller == RawSwitch::On;
         let cni = match cni {
-            RawCni::Strict => Some(CniMode::Strict),
-            RawCni::Standard => Some(CniMode::Standard),
+            RawCni::Strict => Some(cni_paths.checked(Mode::Strict)),
+            RawCni::Standard => Some(cni_paths.checked(Mode::Standard)),
             RawCni::Off => None,
         };
         let agent = match (agent, node_name.filter(|name| !name.is_empty())) {
             (RawSwitch::Off, _) => None,
-            (RawSwitch::On, Some(name)) => Some(Node {
-                name,
-                cni,
-                cni_paths: cni_paths.checked(),
-            }),
+            (RawSwitch::On, Some(name)) => Some(Node { name, cni }),
             (RawSwitch::On, None) => {
                 return Err(
                     "without --from the agent needs the name of its node: --node-name or NODE_NAME; or name a folder with --from"
@@ -682,9 +662,16 @@ mod tests {
         let cluster = in_cluster("--node-name a --cni strict --socket /tmp/s").unwrap();
         assert!(cluster.controller);
         let node = cluster.agent.unwrap();
-        assert_eq!((&*node.name, node.cni), ("a", Some(CniMode::Strict)));
-        assert_eq!(node.cni_paths.socket, PathBuf::from("/tmp/s"));
-        assert_eq!(node.cni_paths.conf_dir, PathBuf::from("/etc/cni/net.d"));
+        assert_eq!(&*node.name, "a");
+        let expected = install::Config {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dir: "/opt/cni/bin".into(),
+            mode: Mode::Strict,
+            socket: "/tmp/s".into(),
+        };
+        assert_eq!(node.cni, Some(expected));
+        let node = in_cluster("--node-name a").unwrap().agent.unwrap();
+        assert_eq!(node.cni, None);
         assert_eq!(in_cluster("--agent off").map(|c| c.agent), Ok(None));
         if std::env::var_os("NODE_NAME").is_none() {
             assert!(in_cluster("").unwrap_err().contains("--node-name"));

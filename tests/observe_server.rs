@@ -153,6 +153,19 @@ palisade_events_lost_total 2
 # HELP palisade_pods_attached Pods whose veth is attached.
 # TYPE palisade_pods_attached gauge
 palisade_pods_attached 5
+# HELP palisade_watch_errors Lists and watches of the API server that have failed.
+# TYPE palisade_watch_errors counter
+palisade_watch_errors_total 0
+# HELP palisade_watches Watches of the API server.
+# TYPE palisade_watches gauge
+palisade_watches 0
+# HELP palisade_watches_failing Watches of the API server that do not work at the moment.
+# TYPE palisade_watches_failing gauge
+palisade_watches_failing 0
+# HELP palisade_synced_timestamp_seconds When all watches last worked; 0 where there are none.
+# TYPE palisade_synced_timestamp_seconds gauge
+# UNIT palisade_synced_timestamp_seconds seconds
+palisade_synced_timestamp_seconds 0
 # HELP palisade_apply_duration_seconds Time from noticing a change until the kernel enforces it
 # TYPE palisade_apply_duration_seconds histogram
 # UNIT palisade_apply_duration_seconds seconds

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
@@ -23,13 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::api_server::ApiServer;
-use self::node::{Node, Plugin, Source};
+use self::node::{Node, Source};
 use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
 use crate::cluster::{connection, controller, local};
-use crate::cni::Mode;
-use crate::cni::install::{self, Removed};
+use crate::cni::install;
 use crate::files::Folder;
 use crate::model::Problem;
 use crate::node::{Agent, Links, Secure, Server};
@@ -63,40 +62,21 @@ pub fn clean(clean: &args::Clean, out: &mut dyn Write) -> Result<()> {
     remove(&clean.pin_path, out)
 }
 
-/// `palisade uninstall`: removes all that `run` left on the node.
+/// `palisade uninstall`: removes all that `run` left on the node. The CNI entry goes first: without an agent it would keep pods
+/// from starting.
 ///
 /// # Errors
 /// An instance is running, or something could not be removed.
 pub fn uninstall(uninstall: &args::Uninstall, out: &mut dyn Write) -> Result<()> {
-    let args::Uninstall { pin_path, cni_paths } = uninstall;
-    // The mode is of no account for what is taken away.
-    let Removed { files, problems } = install::remove(&installation(args::CniMode::Strict, cni_paths));
-    for path in files {
+    let args::Uninstall { pin_path, cni } = uninstall;
+    let removed = install::remove(cni);
+    for path in &removed.files {
         writeln!(out, "removed Palisade from {}", path.display())?;
     }
-    if !problems.is_empty() {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        bail!("the CNI plugin is not removed: {}", problems.join("; "));
-    }
-    remove(pin_path, out)
-}
-
-/// What to install, and where, as the installer has it.
-fn installation(mode: args::CniMode, paths: &args::CniPaths) -> install::Config {
-    let args::CniPaths {
-        conf_dir,
-        bin_dir,
-        socket,
-    } = paths.clone();
-    install::Config {
-        conf_dir,
-        bin_dir,
-        socket,
-        mode: match mode {
-            args::CniMode::Strict => Mode::Strict,
-            args::CniMode::Standard => Mode::Standard,
-        },
-    }
+    remove(pin_path, out)?;
+    let problems: Vec<String> = removed.problems.iter().map(ToString::to_string).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
 }
 
 fn remove(pin_path: &Path, out: &mut dyn Write) -> Result<()> {
@@ -129,7 +109,7 @@ async fn supervise(run: args::Run) -> Result<()> {
     let serving = match from {
         args::From::Folder(folder) => {
             let source = Standalone::new(folder.clone(), Folder::open(&folder)?, parts.metrics.clone());
-            Some(parts.enforce(folder.display().to_string(), source, &kernel, Plugin::none())?)
+            Some(parts.enforce(folder.display().to_string(), source, None, &kernel)?)
         }
         args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
@@ -187,15 +167,7 @@ impl Parts {
                 );
                 let local = local::Local::new(client.clone(), &node.name);
                 let source = ApiServer::new(local, self.metrics.clone());
-                let (ask, secure) = mpsc::channel(REQUESTS);
-                let (tell, cni) = watch::channel(Vec::new());
-                let plugin = Plugin { secure, cni };
-                let counters = self.enforce(format!("node {}", node.name), source, kernel, plugin)?;
-                // The kernel side has one owner, and so has the socket from here on.
-                if let Some(mode) = node.cni {
-                    self.cni(installation(mode, &node.cni_paths), ask, tell)?;
-                }
-                Some(counters)
+                Some(self.enforce(format!("node {}", node.name), source, node.cni.as_ref(), kernel)?)
             }
             None => None,
         };
@@ -207,13 +179,26 @@ impl Parts {
         Ok(counters)
     }
 
+    /// The parts that install the CNI plugin and take its requests.
+    fn plugin(&mut self, config: &install::Config) -> Result<Plugin> {
+        let (ask, secure) = mpsc::channel(REQUESTS);
+        let (tell, problems) = watch::channel(Vec::new());
+        let server = Server::bind(&config.socket, ask)?;
+        self.add("CNI socket", server.run(self.shutdown.clone()));
+        self.add(
+            "CNI installer",
+            install::run(config.clone(), tell, self.shutdown.clone()),
+        );
+        Ok(Plugin { secure, problems })
+    }
+
     /// The parts that enforce what `source` says, and what is counted in the kernel.
     fn enforce<S: Source + 'static>(
         &mut self,
         name: String,
         source: S,
+        cni: Option<&install::Config>,
         config: &Config,
-        plugin: Plugin,
     ) -> Result<Arc<dyn Counters>> {
         let kernel = Kernel::open(config)?;
         announce(&kernel);
@@ -221,6 +206,9 @@ impl Parts {
         let ready = self.readiness.wait_for(IN_FORCE);
         let (deliver, events) = mpsc::channel(node::EVENTS);
         let reader = kernel.events(move |event| deliver.try_send(event).is_ok())?;
+        // Only now: as long as another instance holds the kernel side, the socket is that one's too.
+        let plugin = cni.map(|config| self.plugin(config)).transpose()?;
+        let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
         let agent = Agent::new(kernel, links, self.metrics.clone());
         let counters = agent.counters();
         let node = Node {
@@ -229,26 +217,14 @@ impl Parts {
             agent,
             events,
             reader,
-            plugin,
+            secure,
+            cni: problems,
             metrics: self.metrics.clone(),
             ready: Some(ready),
         };
         self.add("netlink", driver);
         self.add("agent", node.run(self.shutdown.clone()));
         Ok(counters)
-    }
-
-    /// The parts that serve the CNI plugin and keep it installed.
-    fn cni(
-        &mut self,
-        config: install::Config,
-        ask: mpsc::Sender<Secure>,
-        tell: watch::Sender<Vec<Problem>>,
-    ) -> Result<()> {
-        let server = Server::bind(&config.socket, ask)?;
-        self.add("CNI socket", server.run(self.shutdown.clone()));
-        self.add("CNI installer", install::run(config, tell, self.shutdown.clone()));
-        Ok(())
     }
 
     async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {
@@ -281,6 +257,22 @@ impl Parts {
             }
         }
         result
+    }
+}
+
+/// What the agent's loop gets of the CNI plugin.
+struct Plugin {
+    secure: mpsc::Receiver<Secure>,
+    problems: watch::Receiver<Vec<Problem>>,
+}
+
+impl Plugin {
+    /// Nobody asks.
+    fn none() -> Self {
+        Self {
+            secure: mpsc::channel(1).1,
+            problems: watch::channel(Vec::new()).1,
+        }
     }
 }
 

@@ -60,24 +60,6 @@ pub struct Taken {
     pub incomplete: bool,
 }
 
-/// What comes from the CNI plugin and its installer.
-pub struct Plugin {
-    /// Pods that have just been made.
-    pub secure: mpsc::Receiver<Secure>,
-    /// What stands in the way of the plugin's installation.
-    pub cni: watch::Receiver<Vec<Problem>>,
-}
-
-impl Plugin {
-    /// Where there is none.
-    pub fn none() -> Self {
-        Self {
-            secure: mpsc::channel(1).1,
-            cni: watch::channel(Vec::new()).1,
-        }
-    }
-}
-
 /// What the loop runs on.
 pub struct Node<S> {
     pub source: S,
@@ -86,7 +68,10 @@ pub struct Node<S> {
     pub agent: Agent,
     pub events: mpsc::Receiver<Event>,
     pub reader: EventReader,
-    pub plugin: Plugin,
+    /// Pods that the CNI plugin has just made.
+    pub secure: mpsc::Receiver<Secure>,
+    /// What stands in the way of the CNI plugin.
+    pub cni: watch::Receiver<Vec<Problem>>,
     pub metrics: Metrics,
     /// Dropped once what is wanted is in force.
     pub ready: Option<Unready>,
@@ -122,15 +107,15 @@ impl<S: Source> Node<S> {
                     ready?;
                     changed = true;
                 }
-                Some(request) = self.plugin.secure.recv() => {
+                Some(request) = self.secure.recv() => {
                     secured.ask(request);
-                    while let Ok(more) = self.plugin.secure.try_recv() {
+                    while let Ok(more) = self.secure.try_recv() {
                         secured.ask(more);
                     }
                     asked = true;
                 }
-                Ok(()) = self.plugin.cni.changed() => {
-                    problems.replace(vec![("cni", self.plugin.cni.borrow_and_update().clone())]);
+                Ok(()) = self.cni.changed() => {
+                    problems.replace(vec![("cni", self.cni.borrow_and_update().clone())]);
                     self.metrics.set_problems(problems.report());
                     continue;
                 }
@@ -153,7 +138,7 @@ impl<S: Source> Node<S> {
                 _ = tick.tick() => {
                     self.count_lost(&mut lost);
                     self.source.tick();
-                    if !retry {
+                    if !retry && !secured.is_waiting() {
                         continue;
                     }
                     news.why.pods = true;
@@ -168,7 +153,6 @@ impl<S: Source> Node<S> {
             if changed {
                 let taken = self.source.take(&mut wanted);
                 problems.replace(taken.problems);
-                self.metrics.set_problems(problems.report());
                 news.why.pods |= taken.pods;
                 news.objects = taken.objects;
                 incomplete = taken.incomplete;
@@ -176,17 +160,19 @@ impl<S: Source> Node<S> {
             }
             if incomplete {
                 secured.give_up_who_is_late("the API server has not told yet what concerns this node");
+                self.metrics.set_problems(problems.report());
                 continue;
             }
             news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
             if !due && !news.why.pods {
+                self.metrics.set_problems(problems.report());
                 continue;
             }
             first = false;
             let enforced = self.agent.enforce(&wanted, news.why).await?;
             let took = begun.elapsed();
             secured.answer(&self.agent, &enforced);
-            retry = enforced.retry || secured.is_waiting();
+            retry = enforced.retry;
             tidy_at = enforced.untidy.then(|| Instant::now() + LULL);
             if enforced.written.map_writes + enforced.written.flips > 0 {
                 self.metrics.applied_in(took);
