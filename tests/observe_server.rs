@@ -153,9 +153,6 @@ palisade_events_lost_total 2
 # HELP palisade_pods_attached Pods whose veth is attached.
 # TYPE palisade_pods_attached gauge
 palisade_pods_attached 5
-# HELP palisade_watch_errors Lists and watches of the API server that have failed.
-# TYPE palisade_watch_errors counter
-palisade_watch_errors_total 0
 # HELP palisade_watches Watches of the API server.
 # TYPE palisade_watches gauge
 palisade_watches 0

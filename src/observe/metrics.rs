@@ -37,8 +37,6 @@ pub struct Metrics {
     pub events_lost: Counter,
     /// Pods whose veth is attached.
     pub pods_attached: Gauge,
-    /// Lists and watches that have failed.
-    pub watch_errors: Counter,
     /// Watches of the API server, and those of them that do not work at the moment.
     pub watches: Gauge,
     pub watches_failing: Gauge,
@@ -79,7 +77,6 @@ impl Metrics {
             map_writes,
             events_lost,
             pods_attached,
-            watch_errors,
             watches,
             watches_failing,
             synced,
@@ -117,11 +114,6 @@ impl Metrics {
             "pods_attached",
             "Pods whose veth is attached",
             pods_attached.clone(),
-        );
-        registry.register(
-            "watch_errors",
-            "Lists and watches of the API server that have failed",
-            watch_errors.clone(),
         );
         registry.register("watches", "Watches of the API server", watches.clone());
         registry.register(
