@@ -16,4 +16,6 @@ mod site;
 
 mod faults;
 mod latency;
+mod led;
 mod policies;
+mod starts;

@@ -61,7 +61,13 @@ pub fn read(raw: &Raw, before: Option<&Endpoint>) -> Seen<Endpoint> {
             status: None,
         }),
         _ => match before {
-            Some(before) => before.object.clone(),
+            // Also of the policy that it was of.
+            Some(before) => {
+                return Seen {
+                    object: before.clone(),
+                    problems: reader.problems,
+                };
+            }
             None => Arc::new(isolating_all(metadata, policy_ref.ok(), raw)),
         },
     };
