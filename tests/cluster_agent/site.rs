@@ -3,7 +3,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,6 +116,28 @@ impl Site {
             instance.wait_for(0, &["attached", &format!("interface={veth} ")]);
         }
         assert_eq!(get(&self.host.namespace, "/readyz"), (200, "ready\n".into()));
+    }
+
+    /// The node's CNI folders, which are one.
+    pub fn cni(&self) -> &Path {
+        self.cni.path()
+    }
+
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    pub fn uninstall(&self) -> Output {
+        let cni = self.cni.path().display();
+        self.host
+            .namespace
+            .command(BINARY)
+            .args(["uninstall", "--pin-path"])
+            .arg(&self.pins)
+            .args([format!("--cni-conf-dir={cni}"), format!("--cni-bin-dir={cni}")])
+            .arg(format!("--socket={}", self.socket().display()))
+            .output()
+            .expect("palisade uninstall")
     }
 
     fn socket(&self) -> PathBuf {

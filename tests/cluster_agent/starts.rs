@@ -15,7 +15,7 @@ use crate::site::{NODE, Site, endpoint};
 const PORT: How = How::Tcp(8080);
 
 #[test]
-fn a_pod_is_enforced_when_the_plugin_has_its_answer_and_stays_so_over_a_restart() {
+fn s46_a_pod_is_enforced_when_the_plugin_has_its_answer_and_stays_so_over_a_restart() {
     require_server!();
     for layout in Layout::ALL {
         let mut site = Site::with_plugin(layout);
@@ -62,4 +62,31 @@ fn a_pod_that_the_api_server_does_not_know_is_refused_in_time_with_the_reason() 
         panic!("{answer:?}");
     };
     assert!(error.contains("API server has not told"), "{error}");
+}
+
+#[test]
+fn uninstall_leaves_nothing_of_it_on_the_node() {
+    require_server!();
+    let mut site = Site::with_plugin(Layout::Routed);
+    let [_web] = site.pods(["web"]);
+    let conflist = site.cni().join("10-net.conflist");
+    let others = r#"{"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "ptp"}]}"#;
+    std::fs::write(&conflist, others).expect("a file");
+    site.start(&["vethweb"]);
+    site.instance()
+        .wait_for(0, &["the CNI configuration has Palisade's entry"]);
+    let refused = site.uninstall();
+    assert!(!refused.status.success(), "it runs: {refused:?}");
+    site.crash();
+    let done = site.uninstall();
+    assert!(done.status.success(), "{done:?}");
+    let left: Vec<_> = std::fs::read_dir(site.cni())
+        .expect("the folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["10-net.conflist"], "{done:?}");
+    let value: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&conflist).expect("the file")).expect("JSON");
+    assert_eq!(value["plugins"], json!([{"type": "ptp"}]));
+    assert!(!site.pins().exists());
 }

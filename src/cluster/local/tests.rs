@@ -216,7 +216,7 @@ fn a_namespace_is_watched_for_a_while_after_its_last_pod_and_then_not() {
 }
 
 #[test]
-fn a_relist_of_endpoints_removes_no_policy_for_a_moment() {
+fn s52_a_relist_removes_no_policy_for_a_moment() {
     let mut world = World::with(&[pod("shop/web")]);
     let shop = world.of("shop");
     world.say(&shop, listed(&[endpoint("web-1", None)]));
@@ -236,6 +236,19 @@ fn a_pod_that_takes_over_a_name_is_another_one() {
     let update = world.say(&From::Pods, apply(pod("shop/web/second")));
     assert_eq!(update.pods.len(), 2);
     assert_eq!(world.uids(), ["second"]);
+}
+
+#[test]
+fn a_pod_that_comes_back_to_life_is_held_back_like_a_new_one() {
+    let mut done = pod("shop/web");
+    done["status"]["phase"] = "Failed".into();
+    let mut world = World::with(&[done]);
+    assert!(world.local.is_synced() && !world.pods["web"].is_live());
+    world.say(&From::Pods, apply(pod("shop/web")));
+    assert!(world.pods.is_empty());
+    let shop = world.of("shop");
+    world.say(&shop, listed(&[]));
+    assert!(world.pods["web"].is_live());
 }
 
 #[test]
