@@ -16,4 +16,5 @@ mod site;
 
 mod faults;
 mod latency;
+mod plugin;
 mod policies;

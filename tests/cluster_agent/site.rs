@@ -2,6 +2,7 @@
 //! controller.
 
 use std::path::PathBuf;
+use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
@@ -18,6 +19,8 @@ static ONE: Mutex<()> = Mutex::new(());
 /// Everything goes on drop, also when a test panics.
 pub struct Site {
     pins: PathBuf,
+    /// Arguments besides those that every instance here has.
+    pub arguments: Vec<String>,
     instance: Option<Instance>,
     pub way: Way,
     pub server: Server,
@@ -34,6 +37,7 @@ impl Site {
         server.namespace("shop");
         Self {
             pins: format!("/sys/fs/bpf/palisade-cluster-{}", std::process::id()).into(),
+            arguments: Vec::new(),
             instance: None,
             way: Way::new(&host.namespace, server.port()),
             server,
@@ -65,6 +69,7 @@ impl Site {
         ];
         let mut arguments = vec![&*kubeconfig, BINARY, "run", "--controller=off", &node, &pins];
         arguments.extend(small);
+        arguments.extend(self.arguments.iter().map(String::as_str));
         let instance = Instance::start_as(&self.host.namespace, "env", &arguments);
         self.instance.insert(instance)
     }
@@ -87,6 +92,19 @@ impl Site {
     pub fn crash(&mut self) {
         let instance = self.instance.take().expect("it runs");
         instance.end(Signal::KILL);
+    }
+
+    /// Ends it, and takes everything from the node.
+    pub fn uninstall(&mut self) -> Output {
+        let (status, lines) = self.instance.take().expect("it runs").end(Signal::TERM);
+        assert!(status.success(), "{lines:?}");
+        let paths = self
+            .arguments
+            .iter()
+            .filter(|argument| !argument.starts_with("--cni="));
+        let mut command = self.host.namespace.command(BINARY);
+        let command = command.args(["uninstall", "--pin-path"]).arg(&self.pins);
+        command.args(paths).output().expect("the binary")
     }
 
     /// Makes a change, and waits for the line with these words that says it is in force.
