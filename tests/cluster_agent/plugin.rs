@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ const PORT: How = How::Tcp(8080);
 const CONFLIST: &str = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"ptp"}]}"#;
 /// Pods of one test: within the room that the instance is started with.
 const PODS: usize = 40;
+const MAILBOX: u16 = 9999;
 
 /// The CNI folders of the node.
 struct Runtime(tempfile::TempDir);
@@ -121,6 +123,26 @@ impl Runtime {
     }
 }
 
+/// Takes what is sent to a pod from here on.
+fn mailbox(pod: &Pod) -> UdpSocket {
+    let socket = pod
+        .namespace
+        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, MAILBOX)))
+        .unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// Sends one datagram; how many that were.
+fn post(from: &UdpSocket, to: &Pod) -> usize {
+    from.send_to(b"first", (to.addresses.v4.unwrap(), MAILBOX))
+        .map_or(0, |_| 1)
+}
+
+fn received(mailbox: &UdpSocket) -> usize {
+    std::iter::from_fn(|| mailbox.recv(&mut [0; 16]).ok()).count()
+}
+
 /// A pod as it is before its sandbox is: without addresses.
 fn unstarted(name: &str, app: &str) -> Value {
     json!({
@@ -132,25 +154,37 @@ fn unstarted(name: &str, app: &str) -> Value {
 }
 
 #[test]
-fn pods_are_enforced_when_the_plugin_returns_and_the_api_server_knows_no_address_yet() {
+fn s46_pods_are_isolated_when_the_plugin_returns_before_the_api_server_knows_an_address() {
     require_server!();
     let mut site = Site::new();
     let runtime = Runtime::new(&mut site, "strict");
     let [web, other] = site.pods(["web", "other"]);
-    site.server.put(endpoint("db-1", "db", from(&web, 8080)));
+    let mut isolated = endpoint("db-1", "db", from(&web, 8080));
+    isolated["spec"]["podIsolation"] = json!(["Ingress", "Egress"]);
+    site.server.put(isolated);
     site.start(&["vethweb", "vethother"]);
+    let outside = mailbox(&other);
+    let (mut inside, mut sent) = (Vec::new(), 0);
     let (mut pods, mut took) = (Vec::new(), Vec::new());
     for number in 0..PODS {
         let name = format!("db{number}");
         site.server.create(unstarted(&name, "db"));
         let uid = site.server.uid("Pod", "shop", &name);
         let pod = site.host.pod(&name);
+        let mailbox = mailbox(&pod);
         let (result, time) = runtime.add(&site, &name, &uid, &pod);
+        // The very first that a container could send, and get.
+        sent += post(&mailbox, &other) + post(&outside, &pod);
+        inside.push(mailbox);
         let result = result.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(result["interfaces"][0]["name"], json!(pod.veth));
         took.push(time);
         pods.push(pod);
     }
+    assert_eq!(sent, 2 * PODS);
+    std::thread::sleep(Duration::from_millis(300));
+    let leaked: usize = inside.iter().chain([&outside]).map(received).sum();
+    assert_eq!(leaked, 0, "of {sent} packets");
     took.sort();
     eprintln!(
         "ADD with its agent, {PODS} pods, debug builds, with nsenter: p50 {:?}, p99 {:?}",
@@ -180,6 +214,11 @@ fn pods_are_enforced_when_the_plugin_returns_and_the_api_server_knows_no_address
     };
     check(&probes("other"));
     check(&probes("web"));
+    // Between pods that no policy selects it does arrive.
+    let open = mailbox(&web);
+    assert_eq!(post(&outside, &web), 1);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(received(&open), 1);
     // Their statuses come, and change nothing.
     for (number, pod) in pods.iter().enumerate() {
         site.server
