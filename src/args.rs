@@ -24,6 +24,8 @@ pub enum Command {
     Matrix(Matrix),
     Clean(Clean),
     Uninstall(Uninstall),
+    /// `palisade crds`.
+    Crds,
 }
 
 /// `palisade run`.
@@ -156,6 +158,9 @@ enum RawCommand {
     /// Remove everything from this node: the CNI plugin and its entry, the socket, and what `clean` removes
     #[command(after_help = help::UNINSTALL)]
     Uninstall(RawUninstall),
+    /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
+    #[command(hide = true)]
+    Crds,
 }
 
 #[derive(Debug, Args)]
@@ -463,6 +468,7 @@ impl RawCommand {
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
+            Self::Crds => Command::Crds,
         })
     }
 }

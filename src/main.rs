@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
+use palisade::cluster::crds;
 use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -55,6 +56,7 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Uninstall(uninstall) => {
             answer(|out| app::uninstall(&uninstall, out).map(|()| Outcome::Done))
         }
+        Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
     }
 }
 

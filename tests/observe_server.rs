@@ -161,9 +161,6 @@ palisade_cni_secured_total 6
 # HELP palisade_cni_refused Requests of the CNI plugin whose pod could not be enforced in time.
 # TYPE palisade_cni_refused counter
 palisade_cni_refused_total 1
-# HELP palisade_watch_errors Lists and watches of the API server that have failed.
-# TYPE palisade_watch_errors counter
-palisade_watch_errors_total 0
 # HELP palisade_watches Watches of the API server.
 # TYPE palisade_watches gauge
 palisade_watches 0

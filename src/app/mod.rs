@@ -27,7 +27,7 @@ use self::node::{Node, Source};
 use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
-use crate::cluster::{connection, controller, local};
+use crate::cluster::{self, connection, controller, local};
 use crate::cni::install;
 use crate::files::Folder;
 use crate::model::Problem;
@@ -127,7 +127,7 @@ struct Parts {
     made: Vec<(&'static str, BoxFuture<'static, Result<()>>)>,
     shutdown: CancellationToken,
     metrics: Metrics,
-    controller: controller::Metrics,
+    cluster: cluster::Metrics,
     readiness: Readiness,
 }
 
@@ -137,7 +137,7 @@ impl Parts {
             made: Vec::new(),
             shutdown: CancellationToken::new(),
             metrics: Metrics::default(),
-            controller: controller::Metrics::default(),
+            cluster: cluster::Metrics::default(),
             readiness: Readiness::default(),
         };
         parts.add(
@@ -152,12 +152,8 @@ impl Parts {
     }
 
     /// The parts of an instance in a cluster; what is counted in the kernel, where it enforces.
-    async fn cluster(
-        &mut self,
-        cluster: args::Cluster,
-        kernel: &Config,
-    ) -> Result<Option<Arc<dyn Counters>>> {
-        let args::Cluster { controller, agent } = cluster;
+    async fn cluster(&mut self, part: args::Cluster, kernel: &Config) -> Result<Option<Arc<dyn Counters>>> {
+        let args::Cluster { controller, agent } = part;
         let client = connection::client().await?;
         let counters = match &agent {
             Some(node) => {
@@ -166,14 +162,14 @@ impl Parts {
                     "enforcing what the API server tells of this node"
                 );
                 let local = local::Local::new(client.clone(), &node.name);
-                let source = ApiServer::new(local, self.metrics.clone());
+                let source = ApiServer::new(local, self.metrics.clone(), self.cluster.clone());
                 Some(self.enforce(format!("node {}", node.name), source, node.cni.as_ref(), kernel)?)
             }
             None => None,
         };
         if controller {
             let config = controller::Config::new(identity(agent.as_ref())?, namespace());
-            let run = controller::run(client, config, self.controller.clone(), self.shutdown.clone());
+            let run = controller::run(client, config, self.cluster.clone(), self.shutdown.clone());
             self.add("controller", run);
         }
         Ok(counters)
@@ -229,7 +225,7 @@ impl Parts {
 
     async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {
         let mut registry: Registry = self.metrics.registry(counters);
-        self.controller.register(&mut registry);
+        self.cluster.register(&mut registry);
         let server = observe::build(observe::Config {
             listen,
             registry,

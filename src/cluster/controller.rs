@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use kube::Client;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::leader::{self, Election, Term};
+use super::metrics::Metrics;
+use super::row;
 
 /// How this instance takes part.
 #[derive(Clone, Debug)]
@@ -19,7 +21,7 @@ pub struct Config {
     pub lease: String,
     /// How long a leader that says nothing stays one. Whole seconds, at least 3.
     pub lease_ttl: Duration,
-    /// Entries that one PolicyEndpoint holds at most.
+    /// Entries that one PolicyEndpoint holds at most; at least 1.
     pub slice_entries: usize,
 }
 
@@ -36,28 +38,6 @@ impl Config {
     }
 }
 
-/// What the controller counts. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    /// 1 while this instance leads.
-    pub leader: Gauge,
-    /// PolicyEndpoints written.
-    pub published: Counter,
-}
-
-impl Metrics {
-    /// Adds them to what a scrape shows.
-    pub fn register(&self, registry: &mut Registry) {
-        let Self { leader, published } = self;
-        registry.register("leader", "1 while this instance leads", leader.clone());
-        registry.register(
-            "endpoints_published",
-            "PolicyEndpoints written",
-            published.clone(),
-        );
-    }
-}
-
 /// Takes part in the election until `shutdown`, and resolves and publishes while it leads. A lost API server is no
 /// error: what is published stays, and it is tried again.
 ///
@@ -69,7 +49,35 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let _ = (client, config, metrics);
-    shutdown.cancelled().await;
+    ensure!(
+        !config.identity.is_empty(),
+        "an instance without a name cannot hold the Lease; name the pod"
+    );
+    let lease = leader::Config {
+        identity: config.identity.clone(),
+        namespace: config.namespace.clone(),
+        lease: config.lease.clone(),
+        ttl: config.lease_ttl,
+    };
+    let mut election = Election::new(client.clone(), lease, metrics.clone())?;
+    let term = election.term();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = election.run() => {}
+        () = work(client, &config, term, &metrics) => {}
+    }
+    // The work is dropped by now, so that whoever follows meets no writes of ours.
+    election.release().await;
     Ok(())
+}
+
+async fn work(client: Client, config: &Config, term: Term, metrics: &Metrics) {
+    loop {
+        term.begun().await;
+        tokio::select! {
+            () = term.over() => info!("what is published stays; another instance goes on"),
+            () = row::lead(client.clone(), config, term.clone(), metrics.clone()) => {}
+        }
+        metrics.policies_with_problems.set(0);
+    }
 }

@@ -40,8 +40,6 @@ pub struct Metrics {
     /// Requests of the CNI plugin that were answered once the pod was enforced, and those that were not.
     pub cni_secured: Counter,
     pub cni_refused: Counter,
-    /// Lists and watches that have failed.
-    pub watch_errors: Counter,
     /// Watches of the API server, and those of them that do not work at the moment.
     pub watches: Gauge,
     pub watches_failing: Gauge,
@@ -84,7 +82,6 @@ impl Metrics {
             pods_attached,
             cni_secured,
             cni_refused,
-            watch_errors,
             watches,
             watches_failing,
             synced,
@@ -132,11 +129,6 @@ impl Metrics {
             "cni_refused",
             "Requests of the CNI plugin whose pod could not be enforced in time",
             cni_refused.clone(),
-        );
-        registry.register(
-            "watch_errors",
-            "Lists and watches of the API server that have failed",
-            watch_errors.clone(),
         );
         registry.register("watches", "Watches of the API server", watches.clone());
         registry.register(

@@ -142,24 +142,39 @@ impl Index {
         let mut problems = Vec::new();
         self.inventory.problems(&mut problems);
         for (_, state) in &self.policies {
-            for rule in &state.rules {
-                rule.unresolved(&state.policy, state.subject, &self.inventory, &mut problems);
-            }
-            match &state.built {
-                Some(built) => {
-                    problems.extend(built.shares.values().flat_map(|s| s.problems.iter().cloned()));
-                }
-                None => {
-                    for service in state.services(&self.inventory, &self.services) {
-                        let front_ends = self.services.front_ends(&service);
-                        problems.append(&mut state.share(&front_ends, &self.inventory).problems);
-                    }
-                }
-            }
+            self.problems_in(state, &mut problems);
         }
         problems.sort_unstable();
         problems.dedup();
         problems
+    }
+
+    /// Those of one policy; none where there is no such policy.
+    pub fn problems_of(&self, uid: &str) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(key) = self.by_uid.get(uid) {
+            self.problems_in(&self.policies[*key], &mut problems);
+        }
+        problems.sort_unstable();
+        problems.dedup();
+        problems
+    }
+
+    fn problems_in(&self, state: &PolicyState, problems: &mut Vec<Problem>) {
+        for rule in &state.rules {
+            rule.unresolved(&state.policy, state.subject, &self.inventory, problems);
+        }
+        match &state.built {
+            Some(built) => {
+                problems.extend(built.shares.values().flat_map(|s| s.problems.iter().cloned()));
+            }
+            None => {
+                for service in state.services(&self.inventory, &self.services) {
+                    let front_ends = self.services.front_ends(&service);
+                    problems.append(&mut state.share(&front_ends, &self.inventory).problems);
+                }
+            }
+        }
     }
 
     fn put_namespace(

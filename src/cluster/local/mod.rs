@@ -142,9 +142,12 @@ impl Local {
         }
     }
 
-    /// Takes what has come. To be called until `changed` does not resolve any more.
+    /// Takes what has come.
     pub fn take(&mut self) -> Update {
-        let now = Instant::now();
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&mut self, now: Instant) -> Update {
         let mut update = Update::default();
         let mut pods_changed = false;
         for (from, event) in std::mem::take(&mut self.inbox) {

@@ -1,0 +1,125 @@
+//! One kind of objects, watched for as long as it takes: events in, without an end and without errors.
+//!
+//! Whatever goes wrong is counted, told once as it begins and once as it ends, and tried again at growing distances. A list that
+//! makes no progress is given up, and so is a watch on which nothing arrives; a version that the server no longer has makes for
+//! a new list.
+
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use kube::Api;
+use kube::runtime::watcher::{self, Error, Event, watcher};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::metrics::Metrics;
+use super::tree::{Tree, Watched};
+
+/// After this long the server ends a watch, and it is taken up again where it was; so long a dead connection may stay unnoticed.
+const WATCH: u32 = 60;
+/// How long one page of a list may take.
+const PAGE: Duration = Duration::from_secs(30);
+const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+
+/// Events of all objects that `api` and the selector of `config` cover. Never ends.
+pub fn watch<K: Watched>(
+    api: Api<Tree<K>>,
+    config: watcher::Config,
+    metrics: Metrics,
+) -> impl Stream<Item = Event<Tree<K>>> + Send {
+    let config = config.timeout(WATCH);
+    let start = Watch {
+        inner: watcher(api.clone(), config.clone()).boxed(),
+        api,
+        config,
+        metrics,
+        listing: true,
+        retries: RETRIES,
+        troubled: false,
+    };
+    stream::unfold(start, |mut watch| async move {
+        let event = watch.next().await;
+        Some((event, watch))
+    })
+}
+
+struct Watch<K: Watched> {
+    api: Api<Tree<K>>,
+    config: watcher::Config,
+    inner: BoxStream<'static, watcher::Result<Event<Tree<K>>>>,
+    metrics: Metrics,
+    /// Until a list is complete, silence is not normal.
+    listing: bool,
+    retries: Backoff,
+    troubled: bool,
+}
+
+impl<K: Watched> Watch<K> {
+    async fn next(&mut self) -> Event<Tree<K>> {
+        loop {
+            let next = if self.listing {
+                timeout(PAGE, self.inner.next()).await
+            } else {
+                Ok(self.inner.next().await)
+            };
+            let error = match next {
+                Ok(Some(Ok(event))) => {
+                    match &event {
+                        Event::Init => self.listing = true,
+                        Event::InitDone => self.listing = false,
+                        Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+                    }
+                    if !matches!(event, Event::Init) {
+                        self.healed();
+                    }
+                    return event;
+                }
+                Ok(Some(Err(error))) => {
+                    if is_expired(&error) {
+                        self.restart();
+                    }
+                    error.to_string()
+                }
+                Ok(None) => {
+                    self.restart();
+                    "the watch ended".to_string()
+                }
+                Err(_) => {
+                    self.restart();
+                    format!("no answer to a list within {} s", PAGE.as_secs())
+                }
+            };
+            self.metrics.watch_errors.inc();
+            if !self.troubled {
+                warn!(
+                    kind = %K::kind(&()),
+                    error,
+                    "cannot watch; what is known stays, and it is tried again"
+                );
+            }
+            self.troubled = true;
+            sleep(self.retries.next()).await;
+        }
+    }
+
+    fn healed(&mut self) {
+        self.retries = RETRIES;
+        if std::mem::take(&mut self.troubled) {
+            info!(kind = %K::kind(&()), "watched again");
+        }
+    }
+
+    fn restart(&mut self) {
+        self.inner = watcher(self.api.clone(), self.config.clone()).boxed();
+        self.listing = true;
+    }
+}
+
+/// The server no longer has the version from which the watch was to go on.
+fn is_expired(error: &Error) -> bool {
+    match error {
+        Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
