@@ -179,7 +179,7 @@ impl Parts {
     fn plugin(&mut self, config: &install::Config) -> Result<Plugin> {
         let (ask, secure) = mpsc::channel(REQUESTS);
         let (tell, problems) = watch::channel(Vec::new());
-        let server = Server::bind(&config.socket, ask)?;
+        let server = Server::bind(&config.socket, ask, self.metrics.clone())?;
         self.add("CNI socket", server.run(self.shutdown.clone()));
         self.add(
             "CNI installer",

@@ -17,5 +17,6 @@ mod site;
 mod faults;
 mod latency;
 mod led;
+mod plugin;
 mod policies;
 mod starts;

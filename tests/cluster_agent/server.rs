@@ -211,6 +211,13 @@ impl Server {
         }))
     }
 
+    /// The UID that it has given to an object.
+    pub fn uid(&self, kind: &str, namespace: &str, name: &str) -> String {
+        let get = self.runtime.block_on(self.api(kind, namespace).get(name));
+        let object = get.unwrap_or_else(|e| panic!("{kind} {namespace}/{name}: {e}"));
+        object.metadata.uid.expect("a UID")
+    }
+
     pub fn status(&self, namespace: &str, name: &str, addresses: &[std::net::IpAddr], phase: &str) {
         let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
         let status = json!({"status": {"phase": phase, "podIP": addresses.first(), "podIPs": ips}});

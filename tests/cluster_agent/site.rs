@@ -23,6 +23,8 @@ static ONE: Mutex<()> = Mutex::new(());
 /// Everything goes on drop, also when a test panics.
 pub struct Site {
     pins: PathBuf,
+    /// In place of the flags for the folders below.
+    pub arguments: Vec<String>,
     /// The node's CNI folders and the agent's socket.
     cni: tempfile::TempDir,
     more: Vec<String>,
@@ -62,6 +64,7 @@ impl Site {
             cni: tempfile::tempdir().expect("a folder"),
             more: Vec::new(),
             pins: format!("/sys/fs/bpf/palisade-cluster-{}", std::process::id()).into(),
+            arguments: Vec::new(),
             instance: None,
             way: Way::new(&host.namespace, server.port()),
             server,
@@ -99,7 +102,10 @@ impl Site {
         ];
         let mut arguments = vec![&*kubeconfig, BINARY, "run", &node, &pins];
         arguments.extend(small);
-        arguments.extend(folders.iter().map(String::as_str));
+        if self.arguments.is_empty() {
+            arguments.extend(folders.iter().map(String::as_str));
+        }
+        arguments.extend(self.arguments.iter().map(String::as_str));
         arguments.extend(self.more.iter().map(String::as_str));
         if !self.more.iter().any(|flag| flag.starts_with("--controller")) {
             arguments.push("--controller=off");
@@ -127,7 +133,8 @@ impl Site {
         &self.pins
     }
 
-    pub fn uninstall(&self) -> Output {
+    /// Whether or not it runs.
+    pub fn try_uninstall(&self) -> Output {
         let cni = self.cni.path().display();
         self.host
             .namespace
@@ -175,6 +182,19 @@ impl Site {
     pub fn crash(&mut self) {
         let instance = self.instance.take().expect("it runs");
         instance.end(Signal::KILL);
+    }
+
+    /// Ends it, and takes everything from the node.
+    pub fn uninstall(&mut self) -> Output {
+        let (status, lines) = self.instance.take().expect("it runs").end(Signal::TERM);
+        assert!(status.success(), "{lines:?}");
+        let paths = self
+            .arguments
+            .iter()
+            .filter(|argument| !argument.starts_with("--cni="));
+        let mut command = self.host.namespace.command(BINARY);
+        let command = command.args(["uninstall", "--pin-path"]).arg(&self.pins);
+        command.args(paths).output().expect("the binary")
     }
 
     /// Makes a change, and waits for the line with these words that says it is in force.

@@ -75,10 +75,10 @@ fn uninstall_leaves_nothing_of_it_on_the_node() {
     site.start(&["vethweb"]);
     site.instance()
         .wait_for(0, &["the CNI configuration has Palisade's entry"]);
-    let refused = site.uninstall();
+    let refused = site.try_uninstall();
     assert!(!refused.status.success(), "it runs: {refused:?}");
     site.crash();
-    let done = site.uninstall();
+    let done = site.try_uninstall();
     assert!(done.status.success(), "{done:?}");
     let left: Vec<_> = std::fs::read_dir(site.cni())
         .expect("the folder")
