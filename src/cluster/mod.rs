@@ -8,6 +8,8 @@
 mod backoff;
 pub mod controller;
 pub mod crds;
+#[cfg(test)]
+mod fake;
 mod leader;
 pub mod ledger;
 mod metrics;

@@ -28,20 +28,7 @@ pub fn watch<K: Watched>(
     config: watcher::Config,
     metrics: Metrics,
 ) -> impl Stream<Item = Event<Tree<K>>> + Send {
-    let config = config.timeout(WATCH);
-    let start = Watch {
-        inner: watcher(api.clone(), config.clone()).boxed(),
-        api,
-        config,
-        metrics,
-        listing: true,
-        retries: RETRIES,
-        troubled: false,
-    };
-    stream::unfold(start, |mut watch| async move {
-        let event = watch.next().await;
-        Some((event, watch))
-    })
+    Watch::new(api, config, metrics).into_stream()
 }
 
 struct Watch<K: Watched> {
@@ -53,13 +40,35 @@ struct Watch<K: Watched> {
     listing: bool,
     retries: Backoff,
     troubled: bool,
+    page: Duration,
 }
 
 impl<K: Watched> Watch<K> {
+    fn new(api: Api<Tree<K>>, config: watcher::Config, metrics: Metrics) -> Self {
+        let config = config.timeout(WATCH);
+        Self {
+            inner: watcher(api.clone(), config.clone()).boxed(),
+            api,
+            config,
+            metrics,
+            listing: true,
+            retries: RETRIES,
+            troubled: false,
+            page: PAGE,
+        }
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Event<Tree<K>>> + Send {
+        stream::unfold(self, |mut watch| async move {
+            let event = watch.next().await;
+            Some((event, watch))
+        })
+    }
+
     async fn next(&mut self) -> Event<Tree<K>> {
         loop {
             let next = if self.listing {
-                timeout(PAGE, self.inner.next()).await
+                timeout(self.page, self.inner.next()).await
             } else {
                 Ok(self.inner.next().await)
             };
@@ -87,7 +96,7 @@ impl<K: Watched> Watch<K> {
                 }
                 Err(_) => {
                     self.restart();
-                    format!("no answer to a list within {} s", PAGE.as_secs())
+                    format!("no answer to a list within {:?}", self.page)
                 }
             };
             self.metrics.watch_errors.inc();
@@ -123,3 +132,6 @@ fn is_expired(error: &Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use self::lease::{Lease, Observation, Step, step};
-pub use self::term::Term;
+pub use self::term::{Term, now};
 use super::FIELD_MANAGER;
 use super::metrics::Metrics;
 use super::tree::Tree;
@@ -293,3 +293,6 @@ impl Election {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
