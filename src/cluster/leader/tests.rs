@@ -82,9 +82,10 @@ async fn without_answers_the_term_ends_by_itself_before_the_lease_does() {
     let mut reads = 0;
     let fake = Fake::new(move |asked| {
         reads += usize::from(is_read(asked));
+        // Ours, then the one before the Lease is made.
         match (is_read(asked), reads) {
-            (true, 1) => status(404, "NotFound"),
-            (false, 1) => Answer::Now(201, lease(json!("me"))),
+            (true, 1 | 2) => status(404, "NotFound"),
+            (false, 2) => Answer::Now(201, lease(json!("me"))),
             _ => Answer::Never,
         }
     });
@@ -98,6 +99,7 @@ async fn without_answers_the_term_ends_by_itself_before_the_lease_does() {
     };
     tokio::select! {
         () = election.run() => {}
+        () = sleep(Duration::from_secs(20)) => panic!("not in time: {:?}", fake.asked()),
         after = lost => {
             assert!(after < Duration::from_secs(3) && after > Duration::from_secs(2), "{after:?}");
             assert!(fake.asked().len() > 3, "it was tried again: {:?}", fake.asked());
