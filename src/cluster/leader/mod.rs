@@ -8,7 +8,7 @@
 //! the server wrote it, so what begins within the term, and takes no longer than the margin, ends before another's begins.
 
 mod lease;
-mod term;
+pub mod term;
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use self::lease::{Lease, Observation, Step, step};
-pub use self::term::{Term, now};
+pub use self::term::Term;
 use super::FIELD_MANAGER;
 use super::metrics::Metrics;
 use super::tree::Tree;

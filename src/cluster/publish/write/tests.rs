@@ -39,7 +39,7 @@ fn stored(version: &str) -> serde_json::Value {
 
 fn writer(fake: &Fake, rest: Duration) -> Writer {
     let term = Term::default();
-    term.renew(leader::now() + rest);
+    term.renew(leader::term::now() + rest);
     Writer::new(fake.client.clone(), term, Metrics::default())
 }
 
