@@ -72,6 +72,7 @@ impl<K: Watched> Watch<K> {
             } else {
                 Ok(self.inner.next().await)
             };
+            let mut hint = "";
             let error = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
@@ -88,6 +89,7 @@ impl<K: Watched> Watch<K> {
                     if is_expired(&error) {
                         self.restart();
                     }
+                    hint = remedy(&error);
                     error.to_string()
                 }
                 Ok(None) => {
@@ -104,7 +106,7 @@ impl<K: Watched> Watch<K> {
                 warn!(
                     kind = %K::kind(&()),
                     error,
-                    "cannot watch; what is known stays, and it is tried again"
+                    "cannot watch; what is known stays, and it is tried again{hint}"
                 );
             }
             self.troubled = true;
@@ -133,6 +135,22 @@ fn is_expired(error: &Error) -> bool {
             status.code == 410
         }
         _ => false,
+    }
+}
+
+/// What an operator can do about it.
+fn remedy(error: &Error) -> &'static str {
+    let (Error::InitialListFailed(kube::Error::Api(status))
+    | Error::WatchStartFailed(kube::Error::Api(status))
+    | Error::WatchFailed(kube::Error::Api(status))) = error
+    else {
+        return "";
+    };
+    match status.code {
+        404 => "; apply the CustomResourceDefinitions (palisade crds)",
+        401 => "; let the API server know the ServiceAccount's token",
+        403 => "; let the ServiceAccount list and watch this kind",
+        _ => "",
     }
 }
 
