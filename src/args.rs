@@ -23,9 +23,9 @@ pub enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Clean(Clean),
+    Uninstall(Uninstall),
     /// `palisade crds`.
     Crds,
-    Uninstall(Uninstall),
 }
 
 /// `palisade run`.
@@ -155,12 +155,12 @@ enum RawCommand {
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
-    /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
-    #[command(hide = true)]
-    Crds,
     /// Remove everything from this node: the CNI plugin and its entry, the socket, and what `clean` removes
     #[command(after_help = help::UNINSTALL)]
     Uninstall(RawUninstall),
+    /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
+    #[command(hide = true)]
+    Crds,
 }
 
 #[derive(Debug, Args)]
@@ -463,12 +463,12 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
-            Self::Crds => Command::Crds,
             Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
                 pin_path: pin_path.checked(),
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
+            Self::Crds => Command::Crds,
         })
     }
 }

@@ -53,10 +53,10 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
-        Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
         Command::Uninstall(uninstall) => {
             answer(|out| app::uninstall(&uninstall, out).map(|()| Outcome::Done))
         }
+        Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use palisade::cni::protocol::LINE;
 use palisade::node::{Secure, Server};
+use palisade::observe::Metrics;
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 use serde_json::{Value, json};
@@ -27,6 +28,7 @@ struct Site {
     requests: mpsc::Receiver<Secure>,
     shutdown: CancellationToken,
     running: JoinSet<anyhow::Result<()>>,
+    metrics: Metrics,
 }
 
 impl Site {
@@ -36,8 +38,9 @@ impl Site {
 
     fn at(home: tempfile::TempDir) -> Self {
         let (ask, requests) = mpsc::channel(4);
+        let metrics = Metrics::default();
         let shutdown = CancellationToken::new();
-        let server = Server::bind(&socket(&home), ask).unwrap();
+        let server = Server::bind(&socket(&home), ask, metrics.clone()).unwrap();
         let mut running = JoinSet::new();
         running.spawn(server.run(shutdown.clone()));
         Self {
@@ -45,6 +48,7 @@ impl Site {
             requests,
             shutdown,
             running,
+            metrics,
         }
     }
 
@@ -131,6 +135,10 @@ async fn a_request_reaches_the_loop_and_its_answer_the_plugin() {
             }
         }
     }
+    assert_eq!(
+        (site.metrics.cni_secured.get(), site.metrics.cni_refused.get()),
+        (1, 1)
+    );
     site.stop().await;
 }
 
@@ -259,7 +267,7 @@ async fn the_socket_is_there_at_any_time_and_for_root_only() {
     let home = site.stop().await;
     fs::remove_file(&path).unwrap();
     fs::write(&path, "mine").unwrap();
-    let error = Server::bind(&path, mpsc::channel(1).0).unwrap_err();
+    let error = Server::bind(&path, mpsc::channel(1).0, Metrics::default()).unwrap_err();
     assert!(format!("{error:#}").contains("no socket"), "{error:#}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     drop(home);
@@ -269,7 +277,7 @@ async fn the_socket_is_there_at_any_time_and_for_root_only() {
 async fn it_ends_when_nobody_takes_its_requests() {
     let home = tempfile::tempdir().unwrap();
     let (ask, requests) = mpsc::channel(1);
-    let server = Server::bind(&socket(&home), ask).unwrap();
+    let server = Server::bind(&socket(&home), ask, Metrics::default()).unwrap();
     drop(requests);
     let ended = timeout(PATIENCE, server.run(CancellationToken::new()))
         .await

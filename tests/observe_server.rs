@@ -101,6 +101,8 @@ async fn metrics_are_open_metrics_under_their_documented_names() {
     metrics.map_writes.inc_by(7);
     metrics.events_lost.inc_by(2);
     metrics.pods_attached.set(5);
+    metrics.cni_secured.inc_by(6);
+    metrics.cni_refused.inc();
     metrics.applied_in(Duration::from_micros(100));
     metrics.applied_in(Duration::from_millis(3));
     metrics.applied_in(Duration::from_secs(20));
@@ -153,9 +155,12 @@ palisade_events_lost_total 2
 # HELP palisade_pods_attached Pods whose veth is attached.
 # TYPE palisade_pods_attached gauge
 palisade_pods_attached 5
-# HELP palisade_watch_errors Lists and watches of the API server that have failed.
-# TYPE palisade_watch_errors counter
-palisade_watch_errors_total 0
+# HELP palisade_cni_secured Requests of the CNI plugin whose pod was enforced before it started.
+# TYPE palisade_cni_secured counter
+palisade_cni_secured_total 6
+# HELP palisade_cni_refused Requests of the CNI plugin whose pod could not be enforced in time.
+# TYPE palisade_cni_refused counter
+palisade_cni_refused_total 1
 # HELP palisade_watches Watches of the API server.
 # TYPE palisade_watches gauge
 palisade_watches 0

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::node::{Source, Taken};
 use super::standalone::place;
+use crate::cluster;
 use crate::cluster::local::{Local, Update};
 use crate::node::Wanted;
 use crate::observe::Metrics;
@@ -14,21 +15,23 @@ use crate::observe::Metrics;
 pub struct ApiServer {
     local: Local,
     metrics: Metrics,
+    cluster: cluster::Metrics,
     errors: u64,
 }
 
 impl ApiServer {
-    pub fn new(local: Local, metrics: Metrics) -> Self {
+    pub fn new(local: Local, metrics: Metrics, cluster: cluster::Metrics) -> Self {
         Self {
             local,
             metrics,
+            cluster,
             errors: 0,
         }
     }
 
     fn count(&mut self) {
         let health = self.local.health();
-        self.metrics.watch_errors.inc_by(health.errors - self.errors);
+        self.cluster.watch_errors.inc_by(health.errors - self.errors);
         self.errors = health.errors;
         self.metrics.watches.set(health.watches as i64);
         self.metrics.watches_failing.set(health.failing as i64);

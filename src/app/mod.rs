@@ -127,7 +127,7 @@ struct Parts {
     made: Vec<(&'static str, BoxFuture<'static, Result<()>>)>,
     shutdown: CancellationToken,
     metrics: Metrics,
-    controller: cluster::Metrics,
+    cluster: cluster::Metrics,
     readiness: Readiness,
 }
 
@@ -137,7 +137,7 @@ impl Parts {
             made: Vec::new(),
             shutdown: CancellationToken::new(),
             metrics: Metrics::default(),
-            controller: cluster::Metrics::default(),
+            cluster: cluster::Metrics::default(),
             readiness: Readiness::default(),
         };
         parts.add(
@@ -152,12 +152,8 @@ impl Parts {
     }
 
     /// The parts of an instance in a cluster; what is counted in the kernel, where it enforces.
-    async fn cluster(
-        &mut self,
-        cluster: args::Cluster,
-        kernel: &Config,
-    ) -> Result<Option<Arc<dyn Counters>>> {
-        let args::Cluster { controller, agent } = cluster;
+    async fn cluster(&mut self, part: args::Cluster, kernel: &Config) -> Result<Option<Arc<dyn Counters>>> {
+        let args::Cluster { controller, agent } = part;
         let client = connection::client().await?;
         let counters = match &agent {
             Some(node) => {
@@ -166,14 +162,14 @@ impl Parts {
                     "enforcing what the API server tells of this node"
                 );
                 let local = local::Local::new(client.clone(), &node.name);
-                let source = ApiServer::new(local, self.metrics.clone());
+                let source = ApiServer::new(local, self.metrics.clone(), self.cluster.clone());
                 Some(self.enforce(format!("node {}", node.name), source, node.cni.as_ref(), kernel)?)
             }
             None => None,
         };
         if controller {
             let config = controller::Config::new(identity(agent.as_ref())?, namespace());
-            let run = controller::run(client, config, self.controller.clone(), self.shutdown.clone());
+            let run = controller::run(client, config, self.cluster.clone(), self.shutdown.clone());
             self.add("controller", run);
         }
         Ok(counters)
@@ -183,7 +179,7 @@ impl Parts {
     fn plugin(&mut self, config: &install::Config) -> Result<Plugin> {
         let (ask, secure) = mpsc::channel(REQUESTS);
         let (tell, problems) = watch::channel(Vec::new());
-        let server = Server::bind(&config.socket, ask)?;
+        let server = Server::bind(&config.socket, ask, self.metrics.clone())?;
         self.add("CNI socket", server.run(self.shutdown.clone()));
         self.add(
             "CNI installer",
@@ -229,7 +225,7 @@ impl Parts {
 
     async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {
         let mut registry: Registry = self.metrics.registry(counters);
-        self.controller.register(&mut registry);
+        self.cluster.register(&mut registry);
         let server = observe::build(observe::Config {
             listen,
             registry,

@@ -79,5 +79,6 @@ async fn work(client: Client, config: &Config, term: Term, metrics: &Metrics) {
             () = row::lead(client.clone(), config, term.clone(), metrics.clone()) => {}
         }
         metrics.policies_with_problems.set(0);
+        metrics.objects_with_problems.set(0);
     }
 }

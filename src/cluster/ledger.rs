@@ -18,11 +18,16 @@ use super::tree::Tree;
 use crate::model::{Change, ObjectId, Problem};
 use crate::objects::{self, Identity, Key, Kind, Path, Reader, pod, selector};
 
+/// Problems kept until somebody asks for news.
+const NEWS: usize = 100;
+
 /// The objects of one kind.
 pub struct Ledger {
     kind: Kind,
     held: HashMap<ObjectId, Held>,
     troubled: BTreeMap<ObjectId, Vec<Problem>>,
+    /// Problems that came up since they were asked for.
+    news: Vec<Problem>,
     /// What a list that is under way has named so far.
     listing: Option<HashSet<ObjectId>>,
     listed: bool,
@@ -42,6 +47,7 @@ impl Ledger {
             kind,
             held: HashMap::new(),
             troubled: BTreeMap::new(),
+            news: Vec::new(),
             listing: None,
             listed: false,
         }
@@ -69,6 +75,16 @@ impl Ledger {
     /// What could not be read, by object.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.troubled.values().flatten()
+    }
+
+    /// How many objects could not be read in full.
+    pub fn troubled(&self) -> usize {
+        self.troubled.len()
+    }
+
+    /// Problems that came up since the last time, some of them if there are many.
+    pub fn news(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.news)
     }
 
     /// What could not be read of one object.
@@ -153,6 +169,10 @@ impl Ledger {
         if problems.is_empty() {
             self.troubled.remove(&id);
         } else {
+            let known = self.problems_of(&id);
+            let new = problems.iter().filter(|problem| !known.contains(problem));
+            let new: Vec<Problem> = new.take(NEWS.saturating_sub(self.news.len())).cloned().collect();
+            self.news.extend(new);
             self.troubled.insert(id.clone(), problems);
         }
         if stays {

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub endpoints_deleted: Counter,
     /// Writes and deletions that failed; they are tried again.
     pub publish_errors: Counter,
+    /// Objects that cannot be read in full; 0 where this instance does not lead.
+    pub objects_with_problems: Gauge,
     /// Policies that have a part which cannot be realised as written; 0 where this instance does not lead.
     pub policies_with_problems: Gauge,
 }
@@ -36,6 +38,7 @@ impl Metrics {
             endpoint_bytes_written,
             endpoints_deleted,
             publish_errors,
+            objects_with_problems,
             policies_with_problems,
         } = self;
         registry.register("leader", "1 while this instance leads", leader.clone());
@@ -68,6 +71,11 @@ impl Metrics {
             "publish_errors",
             "Writes and deletions of PolicyEndpoints that failed, and are tried again",
             publish_errors.clone(),
+        );
+        registry.register(
+            "objects_with_problems",
+            "Objects of the API server that cannot be read in full",
+            objects_with_problems.clone(),
         );
         registry.register(
             "policies_with_problems",

@@ -9,6 +9,8 @@ mod backoff;
 pub mod connection;
 pub mod controller;
 pub mod crds;
+#[cfg(test)]
+mod fake;
 mod leader;
 pub mod ledger;
 pub mod local;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::FutureExt;
@@ -17,8 +17,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio::task::yield_now;
-use tokio::time::sleep_until;
-use tracing::info;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing::{info, warn};
 
 use super::controller::Config;
 use super::leader::Term;
@@ -40,6 +40,11 @@ const STRETCH: usize = 32;
 const JOBS: usize = 8;
 /// Policies of which Events are made at the same time; others wait.
 const HERALDS: usize = 4;
+
+/// Problems that one look tells.
+const NAMED: usize = 20;
+/// How often it is looked for what is wrong between objects.
+const LOOK: Duration = Duration::from_secs(10);
 
 type Objects = SelectAll<BoxStream<'static, (Kind, Event<Tree<()>>)>>;
 
@@ -68,6 +73,8 @@ pub async fn lead(client: Client, config: &Config, term: Term, metrics: Metrics)
     let (mut jobs, mut heralds) = (FuturesUnordered::new(), FuturesUnordered::new());
     let begun = Instant::now();
     let mut open = false;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         while jobs.len() < JOBS
             && let Some(job) = publishing.plan.next(Instant::now())
@@ -95,6 +102,7 @@ pub async fn lead(client: Client, config: &Config, term: Term, metrics: Metrics)
                         info!(policies = touched.len(), took = ?begun.elapsed(), "all objects are listed");
                     }
                     publishing.want(&mut cluster, touched).await;
+                    cluster.report(&metrics);
                     publishing.count(&metrics);
                 } else {
                     yield_now().await;
@@ -113,6 +121,7 @@ pub async fn lead(client: Client, config: &Config, term: Term, metrics: Metrics)
             Some((uid, outcome)) = jobs.next() => publishing.plan.done(&uid, outcome, Instant::now()),
             Some(()) = heralds.next() => {}
             () = until(wakes) => {}
+            _ = look.tick(), if open => cluster.look(),
         }
     }
 }
@@ -162,6 +171,8 @@ struct Cluster {
     /// Policies that came before the rest was listed: the index takes them faster last.
     early: Vec<Change>,
     listed: bool,
+    /// What is wrong between objects, and has been told.
+    told: BTreeSet<Problem>,
 }
 
 impl Cluster {
@@ -171,7 +182,32 @@ impl Cluster {
             ledgers: Kind::ALL.map(Ledger::new),
             early: Vec::new(),
             listed: false,
+            told: BTreeSet::new(),
         }
+    }
+
+    /// Tells what could not be read. Policies' problems are told with what else is wrong with them.
+    fn report(&mut self, metrics: &Metrics) {
+        for (kind, ledger) in Kind::ALL.into_iter().zip(&mut self.ledgers) {
+            for problem in ledger.news() {
+                if kind != Kind::Policy {
+                    warn!("{problem}");
+                }
+            }
+        }
+        let troubled = self.ledgers.iter().map(Ledger::troubled).sum::<usize>();
+        metrics
+            .objects_with_problems
+            .set(i64::try_from(troubled).unwrap_or(i64::MAX));
+    }
+
+    /// Tells what is wrong between objects, such as two pods with one address.
+    fn look(&mut self) {
+        let now: BTreeSet<Problem> = self.index.problems_of_objects().into_iter().collect();
+        for problem in now.difference(&self.told).take(NAMED) {
+            warn!("{problem}");
+        }
+        self.told = now;
     }
 
     fn ledger(&mut self, kind: Kind) -> &mut Ledger {

@@ -28,20 +28,7 @@ pub fn watch<K: Watched>(
     config: watcher::Config,
     metrics: Metrics,
 ) -> impl Stream<Item = Event<Tree<K>>> + Send {
-    let config = config.timeout(WATCH);
-    let start = Watch {
-        inner: watcher(api.clone(), config.clone()).boxed(),
-        api,
-        config,
-        metrics,
-        listing: true,
-        retries: RETRIES,
-        troubled: false,
-    };
-    stream::unfold(start, |mut watch| async move {
-        let event = watch.next().await;
-        Some((event, watch))
-    })
+    Watch::new(api, config, metrics).into_stream()
 }
 
 struct Watch<K: Watched> {
@@ -53,16 +40,39 @@ struct Watch<K: Watched> {
     listing: bool,
     retries: Backoff,
     troubled: bool,
+    page: Duration,
 }
 
 impl<K: Watched> Watch<K> {
+    fn new(api: Api<Tree<K>>, config: watcher::Config, metrics: Metrics) -> Self {
+        let config = config.timeout(WATCH);
+        Self {
+            inner: watcher(api.clone(), config.clone()).boxed(),
+            api,
+            config,
+            metrics,
+            listing: true,
+            retries: RETRIES,
+            troubled: false,
+            page: PAGE,
+        }
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Event<Tree<K>>> + Send {
+        stream::unfold(self, |mut watch| async move {
+            let event = watch.next().await;
+            Some((event, watch))
+        })
+    }
+
     async fn next(&mut self) -> Event<Tree<K>> {
         loop {
             let next = if self.listing {
-                timeout(PAGE, self.inner.next()).await
+                timeout(self.page, self.inner.next()).await
             } else {
                 Ok(self.inner.next().await)
             };
+            let mut hint = "";
             let error = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
@@ -79,6 +89,7 @@ impl<K: Watched> Watch<K> {
                     if is_expired(&error) {
                         self.restart();
                     }
+                    hint = remedy(&error);
                     error.to_string()
                 }
                 Ok(None) => {
@@ -87,7 +98,7 @@ impl<K: Watched> Watch<K> {
                 }
                 Err(_) => {
                     self.restart();
-                    format!("no answer to a list within {} s", PAGE.as_secs())
+                    format!("no answer to a list within {:?}", self.page)
                 }
             };
             self.metrics.watch_errors.inc();
@@ -95,7 +106,7 @@ impl<K: Watched> Watch<K> {
                 warn!(
                     kind = %K::kind(&()),
                     error,
-                    "cannot watch; what is known stays, and it is tried again"
+                    "cannot watch; what is known stays, and it is tried again{hint}"
                 );
             }
             self.troubled = true;
@@ -116,10 +127,32 @@ impl<K: Watched> Watch<K> {
     }
 }
 
-/// The server no longer has the version from which the watch was to go on.
+/// The server no longer has the version from which the watch was to go on. The watcher notices that by itself where it is told
+/// as an event, but not where it is the answer to the request.
 fn is_expired(error: &Error) -> bool {
     match error {
-        Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        Error::WatchStartFailed(kube::Error::Api(status)) | Error::WatchFailed(kube::Error::Api(status)) => {
+            status.code == 410
+        }
         _ => false,
     }
 }
+
+/// What an operator can do about it.
+fn remedy(error: &Error) -> &'static str {
+    let (Error::InitialListFailed(kube::Error::Api(status))
+    | Error::WatchStartFailed(kube::Error::Api(status))
+    | Error::WatchFailed(kube::Error::Api(status))) = error
+    else {
+        return "";
+    };
+    match status.code {
+        404 => "; apply the CustomResourceDefinitions (palisade crds)",
+        401 => "; let the API server know the ServiceAccount's token",
+        403 => "; let the ServiceAccount list and watch this kind",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::cni::protocol::{Answer, LINE, Request};
+use crate::observe::Metrics;
 
 /// How long a connection may take for its line.
 const READ: Duration = Duration::from_secs(5);
@@ -59,6 +60,7 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     requests: mpsc::Sender<Secure>,
+    metrics: Metrics,
 }
 
 impl Server {
@@ -69,12 +71,13 @@ impl Server {
     ///
     /// # Panics
     /// Outside of a tokio runtime with IO.
-    pub fn bind(path: &Path, requests: mpsc::Sender<Secure>) -> Result<Self> {
+    pub fn bind(path: &Path, requests: mpsc::Sender<Secure>, metrics: Metrics) -> Result<Self> {
         let listener = listen(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         Ok(Self {
             listener,
             path: path.to_path_buf(),
             requests,
+            metrics,
         })
     }
 
@@ -96,7 +99,7 @@ impl Server {
                 }
                 accepted = self.listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(serve(stream, self.requests.clone()));
+                        connections.spawn(serve(stream, self.requests.clone(), self.metrics.clone()));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a request at {}", self.path.display());
@@ -134,7 +137,7 @@ fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>) {
+async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>, metrics: Metrics) {
     // Of a process of another pid namespace, as the plugin is for an agent in a pod, the kernel tells no pid.
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == 0 => {}
@@ -146,13 +149,20 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>) {
         Ok(Ok(Some(request))) => {
             let pod = format!("{}/{}", request.namespace, request.pod);
             let Some(answer) = ask(request, &mut from, requests).await else {
-                return debug!(pod, "the CNI plugin has given up");
+                metrics.cni_refused.inc();
+                return warn!(pod, "the CNI plugin has given up before the pod was enforced");
             };
-            if let Answer::Refused { error, .. } = &answer {
-                warn!(
-                    pod,
-                    "the CNI plugin is told that the pod cannot be secured: {error}"
-                );
+            match &answer {
+                Answer::Refused { error, .. } => {
+                    metrics.cni_refused.inc();
+                    warn!(
+                        pod,
+                        "the CNI plugin is told that the pod cannot be secured: {error}"
+                    );
+                }
+                Answer::Secured { .. } => {
+                    metrics.cni_secured.inc();
+                }
             }
             answer
         }

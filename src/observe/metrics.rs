@@ -37,8 +37,9 @@ pub struct Metrics {
     pub events_lost: Counter,
     /// Pods whose veth is attached.
     pub pods_attached: Gauge,
-    /// Lists and watches that have failed.
-    pub watch_errors: Counter,
+    /// Requests of the CNI plugin that were answered once the pod was enforced, and those that were not.
+    pub cni_secured: Counter,
+    pub cni_refused: Counter,
     /// Watches of the API server, and those of them that do not work at the moment.
     pub watches: Gauge,
     pub watches_failing: Gauge,
@@ -79,7 +80,8 @@ impl Metrics {
             map_writes,
             events_lost,
             pods_attached,
-            watch_errors,
+            cni_secured,
+            cni_refused,
             watches,
             watches_failing,
             synced,
@@ -119,9 +121,14 @@ impl Metrics {
             pods_attached.clone(),
         );
         registry.register(
-            "watch_errors",
-            "Lists and watches of the API server that have failed",
-            watch_errors.clone(),
+            "cni_secured",
+            "Requests of the CNI plugin whose pod was enforced before it started",
+            cni_secured.clone(),
+        );
+        registry.register(
+            "cni_refused",
+            "Requests of the CNI plugin whose pod could not be enforced in time",
+            cni_refused.clone(),
         );
         registry.register("watches", "Watches of the API server", watches.clone());
         registry.register(

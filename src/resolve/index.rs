@@ -149,6 +149,15 @@ impl Index {
         problems
     }
 
+    /// Those of pods and namespaces.
+    pub fn problems_of_objects(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.inventory.problems(&mut problems);
+        problems.sort_unstable();
+        problems.dedup();
+        problems
+    }
+
     /// Those of one policy; none where there is no such policy.
     pub fn problems_of(&self, uid: &str) -> Vec<Problem> {
         let mut problems = Vec::new();

@@ -16,4 +16,7 @@ mod site;
 
 mod faults;
 mod latency;
+mod led;
+mod plugin;
 mod policies;
+mod starts;

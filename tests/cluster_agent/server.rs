@@ -52,7 +52,25 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start() -> Self {
+    /// With PolicyEndpoints as Palisade defines them.
+    pub fn with_our_definitions() -> Self {
+        let server = Self::start();
+        for definition in palisade::cluster::crds::definitions() {
+            server.put(serde_json::to_value(definition).expect("JSON"));
+        }
+        server.until_served();
+        server
+    }
+
+    /// With PolicyEndpoints as another publisher may define them: any field goes.
+    pub fn with_open_definitions() -> Self {
+        let server = Self::start();
+        server.define_policy_endpoints();
+        server.until_served();
+        server
+    }
+
+    fn start() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("palisade-api-{}-{number}", std::process::id()));
@@ -69,14 +87,12 @@ impl Server {
             let _inside = runtime.enter();
             Client::try_from(config.expect("a configuration")).expect("a client")
         };
-        let server = Self {
+        Self {
             folder,
             kubeconfig,
             runtime,
             client,
-        };
-        server.define_policy_endpoints();
-        server
+        }
     }
 
     /// Ends the API server, not what it has stored.
@@ -96,7 +112,6 @@ impl Server {
         port.and_then(|port| port.parse().ok()).expect("a port")
     }
 
-    /// As another publisher's definition may have it: any field goes.
     fn define_policy_endpoints(&self) {
         let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
         self.put(json!({
@@ -113,6 +128,9 @@ impl Server {
                 }],
             },
         }));
+    }
+
+    fn until_served(&self) {
         let served = (0..200).any(|_| {
             let list = self
                 .runtime
@@ -128,6 +146,7 @@ impl Server {
     fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let (group, version) = match kind {
             "PolicyEndpoint" => ("networking.k8s.aws", "v1alpha1"),
+            "NetworkPolicy" => ("networking.k8s.io", "v1"),
             "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
             _ => ("", "v1"),
         };
@@ -156,11 +175,13 @@ impl Server {
             .unwrap_or_else(|e| panic!("{object}: {e}"));
     }
 
-    pub fn create(&self, object: Value) {
+    /// The UID that it was given.
+    pub fn create(&self, object: Value) -> String {
         let (api, _) = self.api_of(&object);
         let new = serde_json::from_value(object.clone()).expect("an object");
         let create = self.runtime.block_on(api.create(&PostParams::default(), &new));
-        create.unwrap_or_else(|e| panic!("{object}: {e}"));
+        let created = create.unwrap_or_else(|e| panic!("{object}: {e}"));
+        created.metadata.uid.expect("a UID")
     }
 
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
@@ -176,13 +197,25 @@ impl Server {
 
     /// A pod that runs on `node`, labelled `app: NAME`.
     pub fn pod(&self, namespace: &str, name: &str, node: &str, addresses: &[std::net::IpAddr]) {
+        self.bound_pod(namespace, name, node);
+        self.status(namespace, name, addresses, "Running");
+    }
+
+    /// A pod that is to run on `node`, and has no address yet; its UID.
+    pub fn bound_pod(&self, namespace: &str, name: &str, node: &str) -> String {
         self.create(json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
             "spec": {"nodeName": node, "containers": [{"name": "main", "image": "example.com/main"}]},
-        }));
-        self.status(namespace, name, addresses, "Running");
+        }))
+    }
+
+    /// The UID that it has given to an object.
+    pub fn uid(&self, kind: &str, namespace: &str, name: &str) -> String {
+        let get = self.runtime.block_on(self.api(kind, namespace).get(name));
+        let object = get.unwrap_or_else(|e| panic!("{kind} {namespace}/{name}: {e}"));
+        object.metadata.uid.expect("a UID")
     }
 
     pub fn status(&self, namespace: &str, name: &str, addresses: &[std::net::IpAddr], phase: &str) {

@@ -28,6 +28,19 @@ impl Instance {
             slice_entries: SLICE_ENTRIES,
             ..controller::Config::new(identity, "kube-system")
         };
+        Self::of(client, config)
+    }
+
+    pub fn with_slices(client: Client, slice_entries: usize) -> Self {
+        let config = controller::Config {
+            lease_ttl: TTL,
+            slice_entries,
+            ..controller::Config::new("one", "kube-system")
+        };
+        Self::of(client, config)
+    }
+
+    fn of(client: Client, config: controller::Config) -> Self {
         let (metrics, shutdown) = (Metrics::default(), CancellationToken::new());
         let mut task = JoinSet::new();
         task.spawn(controller::run(client, config, metrics.clone(), shutdown.clone()));

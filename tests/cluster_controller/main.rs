@@ -6,3 +6,4 @@ mod cluster;
 mod election;
 mod instance;
 mod publishing;
+mod traffic;

@@ -8,7 +8,7 @@
 //! the server wrote it, so what begins within the term, and takes no longer than the margin, ends before another's begins.
 
 mod lease;
-mod term;
+pub mod term;
 
 use std::time::Duration;
 
@@ -293,3 +293,6 @@ impl Election {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

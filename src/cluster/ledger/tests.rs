@@ -108,6 +108,9 @@ fn a_policy_of_which_it_is_not_known_whom_it_isolates_stays_as_it_was_or_denies(
         )
     );
     assert!(problem.remedy.contains("In, NotIn"), "{problem}");
+    assert_eq!(ledger.news().len(), 1);
+    assert_eq!(ledger.take(Event::Apply(policy("p", "1", bad.clone()))), []);
+    assert_eq!((ledger.news().len(), ledger.troubled()), (0, 1), "told already");
 
     // A new object of that name has no earlier version.
     let changes = ledger.take(Event::Apply(policy("p", "2", bad)));

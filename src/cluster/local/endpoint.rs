@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::mirror::Seen;
 use super::raw::Raw;
@@ -27,35 +27,29 @@ pub struct Endpoint {
 /// `before`: what was there under this name.
 pub fn read(raw: &Raw, before: Option<&Endpoint>) -> Seen<Endpoint> {
     let mut reader = Reader::new(format!("PolicyEndpoint {}/{}", raw.namespace(), raw.name()));
-    let none = Map::new();
     let root = Path::Root;
     let at = root.key("spec");
     let spec = match reader.fields(&at, raw.tree.get("spec")) {
-        Ok(Some(fields)) => Some(fields),
+        Ok(Some(fields)) => Ok(fields),
         Ok(None) => {
             let message = "is missing; what it isolates cannot be told";
-            Err::<&Fields, Bad>(reader.bad(&at, &Value::Null, message, "write it, or delete the object")).ok()
+            Err(reader.bad(&at, &Value::Null, message, "write it, or delete the object"))
         }
-        Err(Bad) => None,
+        Err(Bad) => Err(Bad),
     };
-    let readable = spec.is_some();
-    let spec = spec.unwrap_or(&none);
-    let policy_ref = policy_ref(&at, spec, raw, &mut reader);
+    let policy_ref = spec.and_then(|spec| policy_ref(&at, spec, raw, &mut reader));
+    let subject = spec.and_then(|spec| subject(&at, spec, &mut reader));
     let policy = policy_key(raw, policy_ref.as_ref().ok());
-    let subject = subject(&at, spec, &mut reader).and_then(|subject| match readable {
-        true => policy_ref.clone().map(|policy_ref| (policy_ref, subject)),
-        false => Err(Bad),
-    });
     let metadata = ObjectMeta {
         name: Some(raw.name().to_string()),
         namespace: Some(raw.namespace().to_string()),
         ..ObjectMeta::default()
     };
-    let object = match subject {
-        Ok((policy_ref, (pod_selector, pod_isolation))) => Arc::new(PolicyEndpoint {
+    let object = match (spec, &policy_ref, subject) {
+        (Ok(spec), Ok(policy_ref), Ok((pod_selector, pod_isolation))) => Arc::new(PolicyEndpoint {
             metadata,
             spec: PolicyEndpointSpec {
-                policy_ref,
+                policy_ref: policy_ref.clone(),
                 pod_selector,
                 pod_isolation,
                 pod_selector_endpoints: Vec::new(), // found locally
@@ -66,8 +60,14 @@ pub fn read(raw: &Raw, before: Option<&Endpoint>) -> Seen<Endpoint> {
             },
             status: None,
         }),
-        Err(Bad) => match before {
-            Some(before) => before.object.clone(),
+        _ => match before {
+            // Also of the policy that it was of.
+            Some(before) => {
+                return Seen {
+                    object: before.clone(),
+                    problems: reader.problems,
+                };
+            }
             None => Arc::new(isolating_all(metadata, policy_ref.ok(), raw)),
         },
     };

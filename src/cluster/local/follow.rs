@@ -38,17 +38,13 @@ struct Follow {
     wait: Option<Duration>,
 }
 
-/// Never ends.
+/// All that `api` and the selector of `config` cover. Never ends.
 pub fn follow(
     api: Api<Raw>,
-    fields: Option<&str>,
+    config: watcher::Config,
 ) -> impl futures::Stream<Item = Result<Event<Raw>, Failure>> + Send + use<> {
     let (shortest, longest) = WATCH_SECONDS;
-    let seconds = shortest + (chance() % u64::from(longest - shortest)) as u32;
-    let mut config = watcher::Config::default().timeout(seconds);
-    if let Some(fields) = fields {
-        config = config.fields(fields);
-    }
+    let config = config.timeout(shortest + (chance() % u64::from(longest - shortest)) as u32);
     let follow = Follow {
         events: watcher(api.clone(), config.clone()).boxed(),
         api,

@@ -20,7 +20,7 @@ use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod as ApiPod;
 use kube::core::ApiResource;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -37,6 +37,8 @@ use crate::model::{Pod, Problem};
 
 /// How long a namespace is watched after its last pod here has gone: pods often come back.
 const LINGER: Duration = Duration::from_secs(60);
+/// PolicyEndpoints that one answer of a list holds. As trees they take some 300 KB each, when they have 200 entries.
+const PAGE: u32 = 50;
 /// Events taken at once. What is there is taken together; nothing is waited for.
 const AT_ONCE: usize = 4096;
 
@@ -109,7 +111,8 @@ impl Local {
         let api: Api<Raw> = Api::all_with(client.clone(), &ApiResource::erase::<ApiPod>(&()));
         let fields = format!("spec.nodeName={node}");
         let mut events = SelectAll::new();
-        let pods = follow::follow(api, Some(&fields)).map(|event| (From::Pods, event));
+        let pods =
+            follow::follow(api, watcher::Config::default().fields(&fields)).map(|event| (From::Pods, event));
         events.push(pods.boxed());
         Self {
             client,
@@ -142,9 +145,12 @@ impl Local {
         }
     }
 
-    /// Takes what has come. To be called until `changed` does not resolve any more.
+    /// Takes what has come.
     pub fn take(&mut self) -> Update {
-        let now = Instant::now();
+        self.take_at(Instant::now())
+    }
+
+    fn take_at(&mut self, now: Instant) -> Update {
         let mut update = Update::default();
         let mut pods_changed = false;
         for (from, event) in std::mem::take(&mut self.inbox) {
@@ -272,7 +278,7 @@ impl Local {
         let api: Api<Raw> = Api::namespaced_with(self.client.clone(), &name, &resource);
         let end = CancellationToken::new();
         let from = From::Namespace(name.clone(), number);
-        let events = follow::follow(api, None)
+        let events = follow::follow(api, watcher::Config::default().page_size(PAGE))
             .map(move |event| (from.clone(), event))
             .take_until(end.clone().cancelled_owned());
         self.events.push(events.boxed());
@@ -329,7 +335,7 @@ impl Local {
         };
         let mut wanted = BTreeMap::new();
         for LocalPod { pod, .. } in self.pods.objects() {
-            if known(pod) || self.handed.contains_key(&pod.uid) {
+            if known(pod) {
                 wanted.insert(pod.uid.clone(), pod.clone());
             }
         }

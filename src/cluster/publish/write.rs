@@ -248,3 +248,6 @@ async fn within<T>(patience: Duration, request: impl Future<Output = T>) -> Resu
         Err(_) => bail!("no answer within {patience:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,11 @@ struct Temporary {
 impl Temporary {
     fn new(folder: &Path) -> io::Result<Self> {
         let path = folder.join(format!("{BEGIN}{}{END}", std::process::id()));
+        // Of a process with the same id, as each container's first one has it.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = OpenOptions::new()
             .write(true)
             .read(true)
@@ -72,7 +77,10 @@ pub fn create(path: &Path, contents: &[u8]) -> io::Result<Outcome> {
 /// The folder cannot be written to, or the disk is full; `path` is as before then.
 pub fn change(path: &Path, expected: &[u8], contents: &[u8]) -> io::Result<Outcome> {
     // A link stays, and what it points to is changed.
-    let path = path.canonicalize()?;
+    let path = match path.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Outcome::Changed),
+        path => path?,
+    };
     let folder = folder(&path)?;
     let before = path.metadata()?;
     let owner = (before.uid(), before.gid());
@@ -95,6 +103,7 @@ fn exchange(path: &Path, new: &Path, expected: &[u8], contents: &[u8]) -> io::Re
                 fs::rename(new, path)?;
                 return Ok(Outcome::Done);
             }
+            Err(Errno::NOENT) => return Ok(Outcome::Changed),
             Err(error) => return Err(error.into()),
         }
         let came_out = fs::read(new)?;
