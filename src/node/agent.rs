@@ -98,6 +98,8 @@ impl Agent {
             let attached = self.attached.get(&veth.ifindex);
             interfaces.contains(&veth.name)
                 && attached.is_some_and(|(owner, link)| **owner == *uid && *link == veth.incarnation)
+                // The notification that it is gone, and that another has its name, may be on its way.
+                && bpf::has_interface(veth.ifindex)
         })
     }
 

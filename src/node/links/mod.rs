@@ -186,7 +186,7 @@ impl Links {
         let routes = self.routes(&addresses).await?;
         let (located, questions, waits) = {
             let table = lock(&self.table);
-            let mut known = addresses
+            let known = addresses
                 .iter()
                 .map(|address| {
                     let route = routes
@@ -196,16 +196,11 @@ impl Links {
                     (*address, evidence::evidence(&table, *address, route))
                 })
                 .collect::<BTreeMap<_, _>>();
-            for pod in pods {
-                if let Some(ifindex) = evidence::told(&table, &pod.interfaces) {
-                    let told = Evidence::Veth {
-                        ifindex,
-                        by_route: true,
-                    };
-                    known.extend(pod.addresses.iter().map(|address| (*address, told.clone())));
-                }
-            }
-            let (places, problems) = place::settle(&table, pods, &known, &self.places);
+            let told = pods
+                .iter()
+                .filter_map(|pod| Some((&pod.uid, evidence::told(&table, &pod.interfaces)?)))
+                .collect();
+            let (places, problems) = place::settle(&table, pods, &known, &told, &self.places);
             self.places = places;
             let veths = self.places.iter().filter_map(|(uid, place)| {
                 let ifindex = place.ifindex;
