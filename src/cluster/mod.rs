@@ -14,6 +14,7 @@ mod leader;
 pub mod ledger;
 mod metrics;
 mod publish;
+mod refusal;
 mod row;
 pub mod tree;
 pub mod watch;
