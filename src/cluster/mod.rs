@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod local;
 mod metrics;
 mod publish;
+mod refusal;
 mod row;
 pub mod tree;
 pub mod watch;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::metrics::Metrics;
+use super::refusal::watch_said;
 use super::tree::{Tree, Watched};
 
 /// After this long the server ends a watch, and it is taken up again where it was; so long a dead connection may stay unnoticed.
@@ -72,7 +73,6 @@ impl<K: Watched> Watch<K> {
             } else {
                 Ok(self.inner.next().await)
             };
-            let mut hint = "";
             let error = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
@@ -89,8 +89,7 @@ impl<K: Watched> Watch<K> {
                     if is_expired(&error) {
                         self.restart();
                     }
-                    hint = remedy(&error);
-                    error.to_string()
+                    watch_said(&error)
                 }
                 Ok(None) => {
                     self.restart();
@@ -106,7 +105,7 @@ impl<K: Watched> Watch<K> {
                 warn!(
                     kind = %K::kind(&()),
                     error,
-                    "cannot watch; what is known stays, and it is tried again{hint}"
+                    "cannot watch; what is known stays, and it is tried again"
                 );
             }
             self.troubled = true;
@@ -135,22 +134,6 @@ fn is_expired(error: &Error) -> bool {
             status.code == 410
         }
         _ => false,
-    }
-}
-
-/// What an operator can do about it.
-fn remedy(error: &Error) -> &'static str {
-    let (Error::InitialListFailed(kube::Error::Api(status))
-    | Error::WatchStartFailed(kube::Error::Api(status))
-    | Error::WatchFailed(kube::Error::Api(status))) = error
-    else {
-        return "";
-    };
-    match status.code {
-        404 => "; apply the CustomResourceDefinitions (palisade crds)",
-        401 => "; let the API server know the ServiceAccount's token",
-        403 => "; let the ServiceAccount list and watch this kind",
-        _ => "",
     }
 }
 

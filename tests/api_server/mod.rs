@@ -45,12 +45,11 @@ impl ApiServer {
     }
 
     pub async fn client(&self) -> Client {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .unwrap();
-        Client::try_from(config).unwrap()
+        client(&self.kubeconfig).await
+    }
+
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Ends the server; what it holds stays.
@@ -68,6 +67,15 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         run("down", self.folder.path());
     }
+}
+
+pub async fn client(kubeconfig: &Path) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .unwrap();
+    Client::try_from(config).unwrap()
 }
 
 fn run(verb: &str, folder: &Path) -> String {

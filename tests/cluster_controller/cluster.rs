@@ -35,8 +35,12 @@ pub struct Cluster {
 impl Cluster {
     /// With Palisade's definitions.
     pub async fn new(client: Client) -> Self {
+        Self::with_definitions(client, crds::definitions().into()).await
+    }
+
+    pub async fn with_definitions(client: Client, of: Vec<CustomResourceDefinition>) -> Self {
         let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-        for definition in crds::definitions() {
+        for definition in of {
             definitions
                 .create(&PostParams::default(), &definition)
                 .await

@@ -1,13 +1,16 @@
 //! Who publishes.
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::PostParams;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::api_server::ApiServer;
+use crate::api_server::{self, ApiServer};
 use crate::cluster::{Cluster, read, until};
 use crate::instance::{Instance, SLICE_ENTRIES, TTL};
 
@@ -173,4 +176,75 @@ async fn an_api_server_that_was_away_longer_than_the_lease_lasts_finds_its_leade
         .await;
     cluster.resolved(SLICE_ENTRIES).await;
     instance.stop().await;
+}
+
+/// Where the child of the next test finds its API server.
+const KUBECONFIG: &str = "PALISADE_TEST_CHILD_KUBECONFIG";
+
+/// An instance in a process of its own, which can be stopped in the middle of anything.
+struct Paused(Child);
+
+impl Paused {
+    fn start(kubeconfig: &Path) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "election::an_instance_of_its_own_process", "--ignored"])
+            .env(KUBECONFIG, kubeconfig)
+            .stdout(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a part of the test of a paused leader"]
+async fn an_instance_of_its_own_process() {
+    let Some(kubeconfig) = std::env::var_os(KUBECONFIG) else {
+        return;
+    };
+    let client = api_server::client(Path::new(&kubeconfig)).await;
+    let _instance = Instance::start(client, "paused");
+    sleep(Duration::from_secs(120)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_paused_beyond_its_term_changes_nothing_when_it_wakes() {
+    let Some(server) = ApiServer::start() else { return };
+    let cluster = two_policies(&server).await;
+    let paused = Paused::start(server.kubeconfig());
+    cluster.resolved(SLICE_ENTRIES).await;
+    paused.signal(Signal::STOP);
+    // It wakes to these, and what it then knows is old.
+    cluster
+        .policy("shop", "two", json!({"podSelector": {}, "ingress": [{}]}))
+        .await;
+    let second = Instance::start(server.client().await, "second");
+    cluster.resolved(SLICE_ENTRIES).await;
+    assert!(second.leads());
+    cluster.policy("shop", "two", json!({"podSelector": {}})).await;
+    cluster.resolved(SLICE_ENTRIES).await;
+    let (versions, written) = (cluster.versions().await, second.metrics.endpoints_written.get());
+    paused.signal(Signal::CONT);
+    sleep(TTL).await;
+    assert_eq!(cluster.versions().await, versions);
+    assert_eq!(
+        second.metrics.endpoints_written.get(),
+        written,
+        "nothing had to be restored"
+    );
+    assert!(second.leads());
+    let lease = cluster.of::<Lease>("kube-system").get("palisade").await.unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("second"));
+    second.stop().await;
 }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use palisade::api::PolicyEndpoint;
 use serde_json::json;
@@ -228,6 +229,43 @@ async fn what_cannot_be_realised_is_an_event_and_a_condition_and_heals() {
         condition().await == Some(("True".into(), String::new()))
     })
     .await;
+    cluster.resolved(SLICE_ENTRIES).await;
+    instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_that_lacks_our_fields_is_told_and_publishing_goes_on_once_it_is_ours() {
+    let Some(server) = ApiServer::start() else { return };
+    let mut definitions = palisade::cluster::crds::definitions();
+    let ours = definitions[0].clone();
+    let version = &mut definitions[0].spec.versions[0];
+    version.subresources = None;
+    let schema = version.schema.as_mut().unwrap();
+    let schema = schema.open_api_v3_schema.as_mut().unwrap();
+    let properties = schema.properties.as_mut().unwrap();
+    properties.remove("status");
+    let spec = properties.get_mut("spec").unwrap();
+    spec.properties.as_mut().unwrap().remove("slice");
+    let cluster = Cluster::with_definitions(server.client().await, definitions.into()).await;
+    cluster.namespace("shop").await;
+    cluster.pod("shop", "web", "web", "10.0.1.1").await;
+    cluster
+        .policy("shop", "any", json!({"podSelector": {}, "ingress": [{}]}))
+        .await;
+    let instance = Instance::start(server.client().await, "one");
+    until("it is counted", || async {
+        instance.metrics.publish_errors.get() > 0
+    })
+    .await;
+    assert_eq!(
+        cluster.endpoints().await,
+        [],
+        "an API server refuses fields that it does not know"
+    );
+    let all = cluster.all::<CustomResourceDefinition>();
+    let params = PatchParams::apply("test").force();
+    let name = "policyendpoints.networking.k8s.aws";
+    all.patch(name, &params, &Patch::Apply(ours)).await.unwrap();
     cluster.resolved(SLICE_ENTRIES).await;
     instance.stop().await;
 }

@@ -12,10 +12,10 @@ pub mod term;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use k8s_openapi::api::coordination::v1::Lease as Api_;
+use k8s_openapi::api::coordination::v1;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
@@ -28,6 +28,7 @@ use self::lease::{Lease, Observation, Step, step};
 pub use self::term::Term;
 use super::FIELD_MANAGER;
 use super::metrics::Metrics;
+use super::refusal::said;
 use super::tree::Tree;
 use super::watch::watch;
 
@@ -69,7 +70,7 @@ impl Config {
 pub struct Election {
     config: Config,
     lock: LeaseLock,
-    api: Api<Tree<Api_>>,
+    api: Api<Tree<v1::Lease>>,
     client: Client,
     metrics: Metrics,
     term: Term,
@@ -164,7 +165,7 @@ impl Election {
         };
         let outcome = match timeout(patience, self.take_a_step(start)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(anyhow::anyhow!("no answer within {patience:?}")),
+            Err(_) => Err(anyhow!("no answer within {patience:?}")),
         };
         match outcome {
             Ok(wait) => {
@@ -189,7 +190,8 @@ impl Election {
     }
 
     async fn take_a_step(&mut self, start: Duration) -> Result<Duration> {
-        let tree = self.api.get_opt(&self.config.lease).await?;
+        let tree = self.api.get_opt(&self.config.lease).await;
+        let tree = tree.map_err(|error| anyhow!(said(&error)))?;
         let lease = tree.as_ref().map(Lease::read);
         let (now, ttl) = (term::now(), self.config.ttl);
         // Not beyond the term: the lock renews whatever is there.
@@ -246,12 +248,12 @@ impl Election {
             Ok(tree) => Ok(Lease::read(&tree).holder.as_deref() == Some(&self.config.identity)),
             // Somebody was faster.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(anyhow!(said(&error))),
         }
     }
 
     /// The Lease's changes: they tell that it was renewed, or given back. Without them it is looked at when it runs out.
-    fn changes(&self) -> BoxStream<'static, Event<Tree<Api_>>> {
+    fn changes(&self) -> BoxStream<'static, Event<Tree<v1::Lease>>> {
         let api = Api::namespaced(self.client.clone(), &self.config.namespace);
         let only = watcher::Config::default().fields(&format!("metadata.name={}", self.config.lease));
         watch(api, only, self.metrics.clone()).boxed()
@@ -259,7 +261,7 @@ impl Election {
 
     async fn until_it_may_be_free(
         &mut self,
-        changes: &mut BoxStream<'static, Event<Tree<Api_>>>,
+        changes: &mut BoxStream<'static, Event<Tree<v1::Lease>>>,
         wait: Duration,
     ) {
         let mut deadline = tokio::time::Instant::now() + wait;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures::stream::{self, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -19,6 +19,7 @@ use crate::api::{PolicyEndpoint, PolicyEndpointSpec};
 use crate::cluster::FIELD_MANAGER;
 use crate::cluster::leader::Term;
 use crate::cluster::metrics::Metrics;
+use crate::cluster::refusal::said;
 use crate::cluster::tree::Tree;
 use crate::model::ObjectId;
 
@@ -184,7 +185,7 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 Ok(Done::Overtaken(self.look(&write.id).await?))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => bail!(said(&error)),
         }
     }
 
@@ -206,12 +207,13 @@ impl Writer {
             }
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(kube::Error::Api(status)) if status.code == 409 => self.look(&deletion.id).await,
-            Err(error) => Err(error.into()),
+            Err(error) => bail!(said(&error)),
         }
     }
 
     async fn look(&self, id: &ObjectId) -> Result<Option<Endpoint>> {
-        let tree = within(self.fence()?, self.api(id).get_opt(&id.name)).await??;
+        let tree = within(self.fence()?, self.api(id).get_opt(&id.name)).await?;
+        let tree = tree.map_err(|error| anyhow!(said(&error)))?;
         Ok(tree.and_then(Endpoint::read))
     }
 
@@ -237,7 +239,7 @@ impl Writer {
         match within(patience, api.patch_status(&id.name, &params, &patch)).await? {
             Ok(tree) => Ok(Endpoint::read(tree)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => bail!(said(&error)),
         }
     }
 }
