@@ -67,12 +67,16 @@ bench: packages bench-packages
 	@jq -s 'reduce .[] as $$part ({}; . * $$part)' target/bench.*.json >target/bench.json
 	@echo 'wrote target/bench.json'
 
-# Two nodes of a real Kubernetes in network namespaces; needs root. e2e/cluster/README.md says what there is.
+# Two nodes of a real Kubernetes in network namespaces; only its build is not run as root. e2e/cluster/README.md says what there is.
 cluster-build: cluster-packages
 	e2e/cluster/build
 
+# sudo keeps no environment.
+cluster-up cluster-down: AS_ROOT += env PROXY_MODE='$(PROXY_MODE)' CNI='$(CNI)' IP_FAMILY='$(IP_FAMILY)' CLUSTER_DIR='$(CLUSTER_DIR)' \
+	CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)'
+
 cluster-up: cluster-build
-	e2e/cluster/up
+	$(AS_ROOT) e2e/cluster/up
 
 cluster-down:
-	e2e/cluster/down
+	$(AS_ROOT) e2e/cluster/down
