@@ -2,10 +2,15 @@
 # Both architectures are built on the builder's own: docker buildx build --platform linux/amd64,linux/arm64 .
 # Debian 12's libelf.a needs zlib alone; later ones need zstd too.
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
+ARG BUILDARCH
 ARG TARGETARCH
-RUN dpkg --add-architecture arm64 && dpkg --add-architecture amd64 \
- && apt-get update -qq && apt-get install -y -qq --no-install-recommends \
-    clang llvm pkg-config make gcc libc6-dev gcc-x86-64-linux-gnu gcc-aarch64-linux-gnu libc6-dev-amd64-cross libc6-dev-arm64-cross \
+RUN dpkg --add-architecture $TARGETARCH \
+ && case $BUILDARCH-$TARGETARCH in \
+      amd64-arm64) cross="gcc-aarch64-linux-gnu libc6-dev-arm64-cross" ;; \
+      arm64-amd64) cross="gcc-x86-64-linux-gnu libc6-dev-amd64-cross" ;; \
+      *) cross= ;; \
+    esac \
+ && apt-get update -qq && apt-get install -y -qq --no-install-recommends clang llvm pkg-config make gcc libc6-dev $cross \
     libelf-dev zlib1g-dev libelf-dev:$TARGETARCH zlib1g-dev:$TARGETARCH linux-libc-dev:$TARGETARCH \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
