@@ -1,6 +1,7 @@
 //! The CustomResourceDefinitions that users apply are those that the code generates.
 
 use std::path::Path;
+use std::process::Command;
 
 use palisade::cluster::crds;
 
@@ -17,6 +18,16 @@ fn the_manifest_holds_the_definitions_that_the_code_generates() {
         "{} differs; UPDATE_GOLDEN=1 rewrites it",
         path.display()
     );
+}
+
+#[test]
+fn the_command_prints_them() {
+    let output = Command::new(env!("CARGO_BIN_EXE_palisade"))
+        .arg("crds")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), crds::yaml().unwrap());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use kube::Api;
 use kube::runtime::watcher::{self, Error, Event, watcher};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
@@ -21,7 +21,10 @@ use super::tree::{Tree, Watched};
 const WATCH: u32 = 60;
 /// How long one page of a list may take.
 const PAGE: Duration = Duration::from_secs(30);
-const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// The longest is how late a change may be noticed after the server is back.
+const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8));
+/// Without an error for so long a watch is sound, also where nothing has happened in it.
+const SOUND: Duration = Duration::from_secs(30);
 
 /// Events of all objects that `api` and the selector of `config` cover. Never ends.
 pub fn watch<K: Watched>(
@@ -41,6 +44,7 @@ struct Watch<K: Watched> {
     listing: bool,
     retries: Backoff,
     troubled: bool,
+    last_error: Option<Instant>,
     page: Duration,
 }
 
@@ -55,6 +59,7 @@ impl<K: Watched> Watch<K> {
             listing: true,
             retries: RETRIES,
             troubled: false,
+            last_error: None,
             page: PAGE,
         }
     }
@@ -101,6 +106,10 @@ impl<K: Watched> Watch<K> {
                 }
             };
             self.metrics.watch_errors.inc();
+            if self.last_error.is_some_and(|at| at.elapsed() > SOUND) {
+                self.healed();
+            }
+            self.last_error = Some(Instant::now());
             if !self.troubled {
                 warn!(
                     kind = %K::kind(&()),

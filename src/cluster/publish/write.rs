@@ -137,7 +137,8 @@ impl Writer {
 
     fn failed(&self, outcome: &mut Outcome, what: &str, id: &ObjectId, error: &anyhow::Error) {
         self.metrics.publish_errors.inc();
-        if self.term.holds() {
+        // The first is enough: what follows in one job fails for the same reason.
+        if self.term.holds() && !outcome.failed {
             warn!(object = %id, "{what} a PolicyEndpoint, and will try again: {error:#}");
         } else {
             debug!(object = %id, "{what} a PolicyEndpoint: {error:#}");
