@@ -2,6 +2,7 @@
 //!
 //! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
 
+mod cluster;
 mod help;
 
 use std::ffi::OsString;
@@ -11,6 +12,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::cluster::{Cluster, Node};
+use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
@@ -44,24 +47,6 @@ pub enum From {
     /// A folder of YAML objects, watched.
     Folder(PathBuf),
     Cluster(Cluster),
-}
-
-/// This instance's part in a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
-    /// Whether it takes part in the election of the instance that resolves and publishes.
-    pub controller: bool,
-    /// `Some`: it enforces on this node.
-    pub agent: Option<Node>,
-}
-
-/// The node of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// As the pods' `spec.nodeName` has it.
-    pub name: String,
-    /// `Some`: the CNI plugin is installed, and served.
-    pub cni: Option<install::Config>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -204,87 +189,6 @@ enum RawAttach {
     Tcx,
     /// clsact filters (kernel 5.10 and later)
     Clsact,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RawSwitch {
-    On,
-    Off,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RawCni {
-    /// Install it; a pod that cannot be secured in time does not start
-    Strict,
-    /// Install it; such a pod starts, and is secured as soon as it can be
-    Standard,
-    /// Do not install it: pods are found by their addresses
-    Off,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "In a cluster (without --from)")]
-struct RawCluster {
-    /// Whether it may be elected to resolve policies and publish PolicyEndpoints
-    #[arg(
-        long,
-        value_name = "SWITCH",
-        value_enum,
-        env = "PALISADE_CONTROLLER",
-        default_value = "on"
-    )]
-    controller: RawSwitch,
-    /// Whether it enforces on this node
-    #[arg(
-        long,
-        value_name = "SWITCH",
-        value_enum,
-        env = "PALISADE_AGENT",
-        default_value = "on"
-    )]
-    agent: RawSwitch,
-    /// This node's name, as spec.nodeName of its pods; the agent needs it
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    node_name: Option<String>,
-    /// Whether and how the CNI plugin secures pods before they start
-    #[arg(
-        long,
-        value_name = "MODE",
-        value_enum,
-        env = "PALISADE_CNI",
-        default_value = "off"
-    )]
-    cni: RawCni,
-    #[command(flatten)]
-    cni_paths: RawCniPaths,
-}
-
-#[derive(Debug, Args)]
-struct RawCniPaths {
-    /// Folder of the node's CNI configuration
-    #[arg(
-        long,
-        value_name = "FOLDER",
-        env = "PALISADE_CNI_CONF_DIR",
-        default_value = "/etc/cni/net.d"
-    )]
-    cni_conf_dir: PathBuf,
-    /// Folder of the node's CNI plugins
-    #[arg(
-        long,
-        value_name = "FOLDER",
-        env = "PALISADE_CNI_BIN_DIR",
-        default_value = "/opt/cni/bin"
-    )]
-    cni_bin_dir: PathBuf,
-    /// Socket by which the plugin asks the agent
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "PALISADE_SOCKET",
-        default_value = crate::cni::protocol::SOCKET
-    )]
-    socket: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -494,54 +398,6 @@ impl RawOutput {
     }
 }
 
-impl RawCniPaths {
-    fn checked(self, mode: Mode) -> install::Config {
-        let Self {
-            cni_conf_dir: conf_dir,
-            cni_bin_dir: bin_dir,
-            socket,
-        } = self;
-        install::Config {
-            conf_dir,
-            bin_dir,
-            mode,
-            socket,
-        }
-    }
-}
-
-impl RawCluster {
-    fn checked(self) -> Result<Cluster, String> {
-        let Self {
-            controller,
-            agent,
-            node_name,
-            cni,
-            cni_paths,
-        } = self;
-        let controller = controller == RawSwitch::On;
-        let cni = match cni {
-            RawCni::Strict => Some(cni_paths.checked(Mode::Strict)),
-            RawCni::Standard => Some(cni_paths.checked(Mode::Standard)),
-            RawCni::Off => None,
-        };
-        let agent = match (agent, node_name.filter(|name| !name.is_empty())) {
-            (RawSwitch::Off, _) => None,
-            (RawSwitch::On, Some(name)) => Some(Node { name, cni }),
-            (RawSwitch::On, None) => {
-                return Err(
-                    "without --from the agent needs the name of its node: --node-name or NODE_NAME; or name a folder with --from"
-                        .into(),
-                );
-            }
-        };
-        if !controller && agent.is_none() {
-            return Err("--controller=off with --agent=off leaves nothing to do".into());
-        }
-        Ok(Cluster { controller, agent })
-    }
-}
-
 impl RawRun {
     fn checked(self) -> Result<Run, String> {
         let Self {
@@ -626,120 +482,4 @@ fn without_duplicates(ports: Vec<Traffic>) -> Vec<Traffic> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bpf::Map;
-
-    fn read(arguments: &str) -> Result<Command, clap::Error> {
-        Command::read(arguments.split_whitespace().map(OsString::from))
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Raw::command().debug_assert();
-    }
-
-    #[test]
-    fn without_flags_the_kernel_side_has_its_own_defaults() {
-        let Ok(Command::Run(run)) = read("palisade run --from shop") else {
-            panic!("run is not read");
-        };
-        assert_eq!(run.kernel, Config::default());
-        assert_eq!(run.listen, "127.0.0.1:9810".parse().unwrap());
-        assert_eq!(
-            (run.from, run.log_format),
-            (From::Folder("shop".into()), LogFormat::Text)
-        );
-    }
-
-    fn in_cluster(flags: &str) -> Result<Cluster, String> {
-        match read(&format!("palisade run {flags}")) {
-            Ok(Command::Run(Run {
-                from: From::Cluster(cluster),
-                ..
-            })) => Ok(cluster),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    #[test]
-    fn without_a_folder_it_runs_in_a_cluster_and_the_agent_needs_its_node() {
-        let cluster = in_cluster("--node-name a --cni strict --socket /tmp/s").unwrap();
-        assert!(cluster.controller);
-        let node = cluster.agent.unwrap();
-        assert_eq!(&*node.name, "a");
-        let expected = install::Config {
-            conf_dir: "/etc/cni/net.d".into(),
-            bin_dir: "/opt/cni/bin".into(),
-            mode: Mode::Strict,
-            socket: "/tmp/s".into(),
-        };
-        assert_eq!(node.cni, Some(expected));
-        let node = in_cluster("--node-name a").unwrap().agent.unwrap();
-        assert_eq!(node.cni, None);
-        assert_eq!(in_cluster("--agent off").map(|c| c.agent), Ok(None));
-        if std::env::var_os("NODE_NAME").is_none() {
-            assert!(in_cluster("").unwrap_err().contains("--node-name"));
-        }
-        assert!(
-            in_cluster("--agent=off --controller=off")
-                .unwrap_err()
-                .contains("nothing to do")
-        );
-    }
-
-    #[test]
-    fn each_capacity_flag_sets_its_own_map() {
-        let flags = "--max-pods 1 --max-addresses 2 --max-networks 3 --max-sources 4 --max-rows 5 --max-tables 6 \
-                     --max-rules 7 --max-flows4 8 --max-flows6 9 --max-fragments 10 --event-ring-bytes 8192";
-        let Ok(Command::Run(run)) = read(&format!("palisade run --from shop {flags}")) else {
-            panic!("run is not read");
-        };
-        let expected = MapSizes {
-            pods: 1,
-            addresses: 2,
-            networks: 3,
-            sources: 4,
-            rows: 5,
-            tables: 6,
-            rules: 7,
-            flows4: 8,
-            flows6: 9,
-            fragments: 10,
-            event_ring: 8192,
-        };
-        assert_eq!(run.kernel.sizes, expected);
-    }
-
-    /// Messages about full maps name the flag to raise.
-    #[test]
-    fn each_flag_that_a_map_names_exists() {
-        let command = Raw::command();
-        let run = command.find_subcommand("run").expect("run exists");
-        for map in Map::ALL {
-            for flag in map
-                .flag()
-                .split([' ', ','])
-                .filter_map(|word| word.strip_prefix("--"))
-            {
-                assert!(
-                    run.get_arguments().any(|a| a.get_long() == Some(flag)),
-                    "{}: --{flag}",
-                    map.name()
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn repeated_ports_are_asked_once_in_order() {
-        let Ok(Command::Matrix(matrix)) =
-            read("palisade matrix --from shop --port 81/tcp --port ICMP --port 81/TCP")
-        else {
-            panic!("matrix is not read");
-        };
-        let shown: Vec<String> = matrix.ports.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["81/TCP", "ICMP"]);
-    }
-}
+mod tests;
