@@ -38,7 +38,8 @@ demo: packages
 	$(CARGO) build --locked --release --bin palisade --example demo
 	$(AS_ROOT) $${CARGO_TARGET_DIR:-target}/release/examples/demo
 
-test: packages lint
+# With a real API server, for which Kubernetes is built once.
+test: packages cluster-build lint
 	$(CARGO) test --locked
 
 # The rules on dependencies that need no tool besides cargo; deny.toml has the others, and this one again.
