@@ -1,7 +1,7 @@
 # Everything that a fresh Debian-like machine needs, besides the Rust toolchain and make, is installed from here.
 SHELL := /bin/bash
 CARGO ?= cargo
-PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
+PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables iptables
 # Empty for root, and where there is no sudo: what is run then says what it needs.
 AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
 BENCH_PACKAGES := jq
