@@ -641,7 +641,20 @@ fn s22_egress_to_an_allowed_backend_is_allowed_through_its_service() {
         (
             Some(vec![block("10.0.0.0/8", &["10.0.0.1/32"])]),
             8080,
-            &["10.0.0.0/8 !10.0.0.1 8080/TCP"],
+            // What is excepted is not to be had by way of its ClusterIP either.
+            &["10.0.0.0/8 !10.0.0.1 !10.96.0.1 8080/TCP"],
+        ),
+        (
+            Some(vec![
+                block("10.0.0.0/8", &["10.0.0.1/32"]),
+                block("10.0.0.1/32", &[]),
+            ]),
+            8080,
+            &[
+                "10.0.0.0/8 !10.0.0.1 !10.96.0.1 8080/TCP",
+                "10.0.0.1 8080/TCP",
+                "10.96.0.1 80/TCP",
+            ],
         ),
     ] {
         let policy = egress(peers.clone(), Some(vec![tcp(port)]));
