@@ -41,7 +41,9 @@ pub fn agents(cluster: &Cluster) -> Vec<Agent> {
 /// None while the API server does not answer.
 fn running(cluster: &Cluster) -> Option<Vec<Agent>> {
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), NAMESPACE);
-    let list = cluster.block_on(pods.list(&ListParams::default().labels(LABEL))).ok()?;
+    let list = cluster
+        .block_on(pods.list(&ListParams::default().labels(LABEL)))
+        .ok()?;
     let agents = list.items.iter().filter_map(|pod| {
         if pod.metadata.deletion_timestamp.is_some() {
             return None;
@@ -88,10 +90,13 @@ impl Agent {
     pub fn metrics(&self) -> Metrics {
         let (status, text) = get(self.address, "/metrics").unwrap_or_else(|| panic!("{self:?}: no metrics"));
         assert_eq!(status, 200, "{self:?}: {text}");
-        let values = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            Some((series.to_owned(), value.parse().ok()?))
-        });
+        let values = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                Some((series.to_owned(), value.parse().ok()?))
+            });
         Metrics(values.collect())
     }
 
@@ -136,7 +141,11 @@ impl Metrics {
                 continue;
             };
             let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
-            let bound: f64 = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            let bound: f64 = if bound == "+Inf" {
+                f64::INFINITY
+            } else {
+                bound.parse().ok()?
+            };
             let since = value - before.0.get(series).copied().unwrap_or(0.0);
             // Positive floats order as their bits do.
             *buckets.entry(bound.to_bits()).or_default() += since;
@@ -185,7 +194,13 @@ fn a_quantile_counts_only_what_came_since() {
             ("d_bucket{le=\"+Inf\"}".to_owned(), high),
         ]))
     };
-    assert_eq!(of(90.0, 100.0).quantile_since(&of(0.0, 0.0), "d", 0.9), Some(0.001));
-    assert_eq!(of(90.0, 100.0).quantile_since(&of(90.0, 90.0), "d", 0.5), Some(0.01));
+    assert_eq!(
+        of(90.0, 100.0).quantile_since(&of(0.0, 0.0), "d", 0.9),
+        Some(0.001)
+    );
+    assert_eq!(
+        of(90.0, 100.0).quantile_since(&of(90.0, 90.0), "d", 0.5),
+        Some(0.01)
+    );
     assert_eq!(of(90.0, 100.0).quantile_since(&of(90.0, 100.0), "d", 0.5), None);
 }

@@ -52,7 +52,9 @@ impl Cluster {
             let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
             let config = config.unwrap_or_else(|e| panic!("{path}: {e}"));
             let client = Client::try_from(config).unwrap_or_else(|e| panic!("{path}: {e}"));
-            let list = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+            let list = Api::<Node>::all(client.clone())
+                .list(&ListParams::default())
+                .await;
             let nodes = list.expect("nodes").items.into_iter().filter_map(|node| {
                 let addresses = node.status?.addresses?;
                 let internal = addresses.iter().find(|a| a.type_ == "InternalIP")?;
@@ -140,7 +142,8 @@ impl Space<'_> {
 
     pub fn policy(&self, name: &str, spec: &Value) {
         let object = policy(name, spec);
-        self.cluster.block_on(apply(&self.api::<NetworkPolicy>(), name, &object));
+        self.cluster
+            .block_on(apply(&self.api::<NetworkPolicy>(), name, &object));
     }
 
     /// Pods that do nothing, each on its node and of one label `app`, when they run.
@@ -158,11 +161,15 @@ impl Space<'_> {
             .wait(self.api::<Pod>(), name, "runs", |pod: Option<&Pod>| {
                 pod.is_some_and(|pod| container_of(pod).is_some() && addresses_of(pod).next().is_some())
             });
-        let pod = self.cluster.block_on(self.api::<Pod>().get(name)).expect("the pod");
+        let pod = self
+            .cluster
+            .block_on(self.api::<Pod>().get(name))
+            .expect("the pod");
         let container = container_of(&pod).unwrap_or_else(|| panic!("{name}: it has ended"));
         RunningPod {
             address: addresses_of(&pod).next().expect("waited for"),
-            netns: Netns::of_container(&container).unwrap_or_else(|| panic!("{name}: no process of {container}")),
+            netns: Netns::of_container(&container)
+                .unwrap_or_else(|| panic!("{name}: no process of {container}")),
         }
     }
 

@@ -61,12 +61,24 @@ fn under_traffic(report: &'static str, fault: &str, wanted: u64, mut one: impl F
     }
     let seen = traffic.end();
     let mut report = Report::new(report);
-    report.count(fault, brought, Limit::AtLeast(f64::from(u32::try_from(wanted).expect("few"))));
+    report.count(
+        fault,
+        brought,
+        Limit::AtLeast(f64::from(u32::try_from(wanted).expect("few"))),
+    );
     report.count("UDP questions", seen.questions, Limit::AtLeast(1.0));
     report.count("of them lost", seen.lost, Limit::AtMost(0.0));
-    report.count("exchanges by long TCP connections", seen.streamed, Limit::AtLeast(1.0));
+    report.count(
+        "exchanges by long TCP connections",
+        seen.streamed,
+        Limit::AtLeast(1.0),
+    );
     report.count("short TCP connections", seen.connections, Limit::AtLeast(1.0));
-    report.count("of them not made at the first SYN", seen.unconnected, Limit::AtMost(0.0));
+    report.count(
+        "of them not made at the first SYN",
+        seen.unconnected,
+        Limit::AtMost(0.0),
+    );
     report.count("TCP segments repeated", seen.retransmitted, Limit::None);
     report.count("forbidden packets", seen.forbidden, Limit::AtLeast(1.0));
     report.count("of them leaked", seen.leaked, Limit::AtMost(0.0));
@@ -114,38 +126,53 @@ fn restarted(cluster: &Cluster, killed: &Agent) {
 
 #[test]
 fn agent_killed() {
-    under_traffic("faults.agent-killed", "agents killed", faults(30), |cluster, _| {
-        let agents = agents::agents(cluster);
-        for agent in &agents {
-            agent.signal(Signal::KILL);
-        }
-        for agent in &agents {
-            replace(cluster, agent);
-        }
-        agents.len() as u64
-    });
+    under_traffic(
+        "faults.agent-killed",
+        "agents killed",
+        faults(30),
+        |cluster, _| {
+            let agents = agents::agents(cluster);
+            for agent in &agents {
+                agent.signal(Signal::KILL);
+            }
+            for agent in &agents {
+                replace(cluster, agent);
+            }
+            agents.len() as u64
+        },
+    );
 }
 
 #[test]
 fn leader_killed() {
-    under_traffic("faults.leader-killed", "leaders killed", faults(30), |cluster, _| {
-        let leader = agents::leader(cluster);
-        leader.signal(Signal::KILL);
-        replace(cluster, &leader);
-        1
-    });
+    under_traffic(
+        "faults.leader-killed",
+        "leaders killed",
+        faults(30),
+        |cluster, _| {
+            let leader = agents::leader(cluster);
+            leader.signal(Signal::KILL);
+            replace(cluster, &leader);
+            1
+        },
+    );
 }
 
 #[test]
 fn rolling_restart() {
-    under_traffic("faults.rolling-restart", "rolling restarts", faults(30), |cluster, number| {
-        let stamp = format!("{}-{number}", std::process::id());
-        roll(
-            cluster,
-            &json!({ "metadata": { "annotations": { "palisade.test/restart": stamp } } }),
-        );
-        1
-    });
+    under_traffic(
+        "faults.rolling-restart",
+        "rolling restarts",
+        faults(30),
+        |cluster, number| {
+            let stamp = format!("{}-{number}", std::process::id());
+            roll(
+                cluster,
+                &json!({ "metadata": { "annotations": { "palisade.test/restart": stamp } } }),
+            );
+            1
+        },
+    );
 }
 
 /// Needs an image whose maps may be given another version, which the binary's hidden setting does.
@@ -158,10 +185,15 @@ fn upgrade_to_another_abi() {
     };
     // Away from what a test before has left.
     let first = 1000 + u64::from(std::process::id() % 1000) * 1000;
-    under_traffic("faults.another-abi", "upgrades to another map version", wanted, |cluster, number| {
-        roll(cluster, &to(first + number));
-        1
-    });
+    under_traffic(
+        "faults.another-abi",
+        "upgrades to another map version",
+        wanted,
+        |cluster, number| {
+            roll(cluster, &to(first + number));
+            1
+        },
+    );
 }
 
 /// Changes the pods' template and waits until each runs with it.
@@ -198,11 +230,16 @@ fn api_server_down() {
             "{script} {what} failed"
         );
     };
-    under_traffic("faults.api-server-down", "times the API server was down", faults(30), |cluster, _| {
-        run("stop");
-        std::thread::sleep(Duration::from_secs(seconds));
-        run("start");
-        agents::agents(cluster);
-        1
-    });
+    under_traffic(
+        "faults.api-server-down",
+        "times the API server was down",
+        faults(30),
+        |cluster, _| {
+            run("stop");
+            std::thread::sleep(Duration::from_secs(seconds));
+            run("start");
+            agents::agents(cluster);
+            1
+        },
+    );
 }

@@ -6,8 +6,15 @@
 //! environment sets.
 
 mod agents;
+mod churn;
 mod cluster;
+mod failover;
+mod fake_pods;
 mod faults;
+mod first_packet;
+mod latency;
+mod memory;
 mod netns;
 mod report;
 mod traffic;
+mod writes;

@@ -117,7 +117,12 @@ impl Report {
             .filter(|f| !f.kept())
             .map(|f| f.what.as_str())
             .collect();
-        assert!(failed.is_empty(), "{}: not kept: {}", self.name, failed.join("; "));
+        assert!(
+            failed.is_empty(),
+            "{}: not kept: {}",
+            self.name,
+            failed.join("; ")
+        );
     }
 }
 

@@ -135,13 +135,16 @@ impl Traffic {
                 }
             }
         });
-        self.spawn(&lane.server.netns, move |counts| accept(counts, &listener, client));
+        self.spawn(&lane.server.netns, move |counts| {
+            accept(counts, &listener, client)
+        });
     }
 
     fn send(&mut self, lane: &Lane) {
         let server = lane.server.address;
         let netns = &lane.client.netns;
-        self.clients.push((netns.clone(), netns.counter("Tcp", "RetransSegs")));
+        self.clients
+            .push((netns.clone(), netns.counter("Tcp", "RetransSegs")));
         let stream = netns.run(|| TcpStream::connect((server, OPEN)).expect("the connection that lasts"));
         self.spawn(netns, move |counts| ask(counts, (server, OPEN).into()));
         self.spawn(netns, move |counts| exchange(counts, stream));
@@ -262,7 +265,10 @@ fn ask(counts: &Counts, to: SocketAddr) {
             socket = open();
         }
         number += 1;
-        if !socket.send(&number.to_be_bytes()).is_ok_and(|_| answered(&socket, number)) {
+        if !socket
+            .send(&number.to_be_bytes())
+            .is_ok_and(|_| answered(&socket, number))
+        {
             counts.lost.fetch_add(1, Relaxed);
         }
         counts.asked.fetch_add(1, Relaxed);
@@ -285,12 +291,16 @@ fn answered(socket: &UdpSocket, number: u64) -> bool {
 
 /// An exchange on the connection that lasts may take as long as TCP takes to repair it, but comes to an end.
 fn exchange(counts: &Counts, mut stream: TcpStream) {
-    stream.set_read_timeout(Some(crate::cluster::PATIENCE)).expect("a timeout");
+    stream
+        .set_read_timeout(Some(crate::cluster::PATIENCE))
+        .expect("a timeout");
     stream.set_nodelay(true).expect("set");
     let mut number = 0_u64;
     while !counts.stop.load(Relaxed) {
         number += 1;
-        stream.write_all(&number.to_be_bytes()).expect("the connection that lasts");
+        stream
+            .write_all(&number.to_be_bytes())
+            .expect("the connection that lasts");
         let mut answer = [0; 8];
         if let Err(e) = stream.read_exact(&mut answer) {
             // The server may have stopped first.
