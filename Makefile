@@ -6,9 +6,11 @@ PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftabl
 AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
 BENCH_PACKAGES := jq
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins nftables iptables conntrack iproute2 openssl jq
+# Debian's cross packages; its linker and C library come with the compiler.
+ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross libelf-dev:arm64 zlib1g-dev:arm64 linux-libc-dev:arm64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages bench-packages cluster-packages cluster-build cluster-up cluster-down build test lint deny demo kernels semantics differential bench restarts
+.PHONY: packages kernel-packages bench-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
@@ -67,12 +69,35 @@ bench: packages bench-packages
 	@jq -s 'reduce .[] as $$part ({}; . * $$part)' target/bench.*.json >target/bench.json
 	@echo 'wrote target/bench.json'
 
-# Two nodes of a real Kubernetes in network namespaces; needs root. e2e/cluster/README.md says what there is.
+# Two nodes of a real Kubernetes in network namespaces; only its build is not run as root. e2e/cluster/README.md says what there is.
 cluster-build: cluster-packages
 	e2e/cluster/build
 
+# sudo keeps no environment.
+cluster-up cluster-down: AS_ROOT += env PROXY_MODE='$(PROXY_MODE)' CNI='$(CNI)' IP_FAMILY='$(IP_FAMILY)' CLUSTER_DIR='$(CLUSTER_DIR)' \
+	CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)'
+
 cluster-up: cluster-build
-	e2e/cluster/up
+	$(AS_ROOT) e2e/cluster/up
 
 cluster-down:
-	e2e/cluster/down
+	$(AS_ROOT) e2e/cluster/down
+
+# What the Dockerfile's final stage holds, where no container engine runs. PROFILE=dev is built sooner.
+image: packages
+	e2e/image/binary $$(dpkg --print-architecture) target/image/palisade
+	e2e/image/build target/image/palisade target/image/palisade.tar
+
+arm64-packages:
+	@if ! dpkg --print-foreign-architectures | grep -qx arm64 && [ $$(dpkg --print-architecture) != arm64 ]; then \
+		$(AS_ROOT) dpkg --add-architecture arm64; \
+		$(AS_ROOT) apt-get update -qq; \
+	fi
+	@DEBIAN_FRONTEND=noninteractive $(AS_ROOT) apt-get install -y -qq --no-install-recommends $(ARM64_PACKAGES)
+
+arm64: packages arm64-packages
+	PROFILE=$${PROFILE:-dev} e2e/image/binary arm64 target/image/palisade-arm64
+
+# As root for E2E_PROVIDER=harness. PROXY_MODE, CNI, IP_FAMILY as for cluster-up; IMAGE_BINARY is taken instead of being built.
+e2e: packages
+	e2e/run

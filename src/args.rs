@@ -2,6 +2,7 @@
 //!
 //! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
 
+mod cluster;
 mod help;
 
 use std::ffi::OsString;
@@ -11,8 +12,11 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::cluster::{Cluster, Node};
+use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
+use crate::cni::{Mode, install};
 
 /// What to do, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,17 +26,27 @@ pub enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Clean(Clean),
+    Uninstall(Uninstall),
+    /// `palisade crds`.
+    Crds,
 }
 
 /// `palisade run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Folder of YAML objects, watched.
-    pub from: PathBuf,
+    pub from: From,
     pub kernel: Config,
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
     pub log_format: LogFormat,
+}
+
+/// What says what is enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// A folder of YAML objects, watched.
+    Folder(PathBuf),
+    Cluster(Cluster),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -74,6 +88,13 @@ pub struct Clean {
     pub pin_path: PathBuf,
 }
 
+/// `palisade uninstall`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uninstall {
+    pub pin_path: PathBuf,
+    pub cni: install::Config,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     #[default]
@@ -104,7 +125,7 @@ struct Raw {
 
 #[derive(Debug, Subcommand)]
 enum RawCommand {
-    /// Enforce the policies of a folder on this machine's pods
+    /// Enforce the policies of a cluster, or of a folder, on this machine's pods
     #[command(after_help = help::RUN)]
     Run(RawRun),
     /// Say what in a folder cannot be enforced as written
@@ -119,6 +140,12 @@ enum RawCommand {
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
+    /// Remove everything from this node: the CNI plugin and its entry, the socket, and what `clean` removes
+    #[command(after_help = help::UNINSTALL)]
+    Uninstall(RawUninstall),
+    /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
+    #[command(hide = true)]
+    Crds,
 }
 
 #[derive(Debug, Args)]
@@ -166,8 +193,10 @@ enum RawAttach {
 
 #[derive(Debug, Args)]
 struct RawRun {
-    #[command(flatten)]
-    from: RawFrom,
+    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice; without it, the API server of KUBECONFIG or
+    /// of the pod that this runs in
+    #[arg(long, value_name = "FOLDER", env = "PALISADE_FROM")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     pin_path: RawPinPath,
     /// Where /metrics, /healthz and /readyz answer
@@ -210,6 +239,8 @@ struct RawRun {
     /// Layout of the pinned maps as which this build's are taken, for tests of upgrades
     #[arg(long, value_name = "NUMBER", env = "PALISADE_ABI_VERSION", default_value_t = Config::default().abi_version, hide = true)]
     abi_version: u32,
+    #[command(flatten)]
+    cluster: RawCluster,
     #[command(flatten)]
     capacity: RawCapacity,
 }
@@ -299,6 +330,14 @@ struct RawClean {
     pin_path: RawPinPath,
 }
 
+#[derive(Debug, Args)]
+struct RawUninstall {
+    #[command(flatten)]
+    pin_path: RawPinPath,
+    #[command(flatten)]
+    cni_paths: RawCniPaths,
+}
+
 impl RawCommand {
     fn checked(self) -> Result<Command, String> {
         Ok(match self {
@@ -328,6 +367,12 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
+            Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
+                pin_path: pin_path.checked(),
+                // Whatever the mode is: the entry goes.
+                cni: cni_paths.checked(Mode::Strict),
+            }),
+            Self::Crds => Command::Crds,
         })
     }
 }
@@ -363,11 +408,15 @@ impl RawRun {
             log_allowed,
             events_per_second,
             attach,
+            cluster,
             abi_version,
             capacity,
         } = self;
         Ok(Run {
-            from: from.checked(),
+            from: match from {
+                Some(folder) => From::Folder(folder),
+                None => From::Cluster(cluster.checked()?),
+            },
             kernel: Config {
                 pin_path: pin_path.checked(),
                 sizes: capacity.checked()?,
@@ -433,80 +482,4 @@ fn without_duplicates(ports: Vec<Traffic>) -> Vec<Traffic> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bpf::Map;
-
-    fn read(arguments: &str) -> Result<Command, clap::Error> {
-        Command::read(arguments.split_whitespace().map(OsString::from))
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Raw::command().debug_assert();
-    }
-
-    #[test]
-    fn without_flags_the_kernel_side_has_its_own_defaults() {
-        let Ok(Command::Run(run)) = read("palisade run --from shop") else {
-            panic!("run is not read");
-        };
-        assert_eq!(run.kernel, Config::default());
-        assert_eq!(run.listen, "127.0.0.1:9810".parse().unwrap());
-        assert_eq!((run.from, run.log_format), ("shop".into(), LogFormat::Text));
-    }
-
-    #[test]
-    fn each_capacity_flag_sets_its_own_map() {
-        let flags = "--max-pods 1 --max-addresses 2 --max-networks 3 --max-sources 4 --max-rows 5 --max-tables 6 \
-                     --max-rules 7 --max-flows4 8 --max-flows6 9 --max-fragments 10 --event-ring-bytes 8192";
-        let Ok(Command::Run(run)) = read(&format!("palisade run --from shop {flags}")) else {
-            panic!("run is not read");
-        };
-        let expected = MapSizes {
-            pods: 1,
-            addresses: 2,
-            networks: 3,
-            sources: 4,
-            rows: 5,
-            tables: 6,
-            rules: 7,
-            flows4: 8,
-            flows6: 9,
-            fragments: 10,
-            event_ring: 8192,
-        };
-        assert_eq!(run.kernel.sizes, expected);
-    }
-
-    /// Messages about full maps name the flag to raise.
-    #[test]
-    fn each_flag_that_a_map_names_exists() {
-        let command = Raw::command();
-        let run = command.find_subcommand("run").expect("run exists");
-        for map in Map::ALL {
-            for flag in map
-                .flag()
-                .split([' ', ','])
-                .filter_map(|word| word.strip_prefix("--"))
-            {
-                assert!(
-                    run.get_arguments().any(|a| a.get_long() == Some(flag)),
-                    "{}: --{flag}",
-                    map.name()
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn repeated_ports_are_asked_once_in_order() {
-        let Ok(Command::Matrix(matrix)) =
-            read("palisade matrix --from shop --port 81/tcp --port ICMP --port 81/TCP")
-        else {
-            panic!("matrix is not read");
-        };
-        let shown: Vec<String> = matrix.ports.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["81/TCP", "ICMP"]);
-    }
-}
+mod tests;

@@ -7,14 +7,20 @@ use anyhow::{Context as _, Result};
 use palisade::app;
 use palisade::args::{Command, LogFormat};
 use palisade::cli::{self, Outcome};
+use palisade::cluster::crds;
+use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
-/// `check` found problems; `run` or `clean` failed.
+/// `check` found problems; `run`, `clean` or `uninstall` failed.
 const FAILED: u8 = 1;
 /// Wrong usage, or an input that cannot be read.
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
+    // First of all: the container runtime waits, and a pod with it.
+    if plugin::is_called() {
+        return plugin::main();
+    }
     let command = match Command::read(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
@@ -24,8 +30,8 @@ fn main() -> ExitCode {
         }
     };
     let is_answer = match command {
-        Command::Run(_) | Command::Clean(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
+        Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -47,6 +53,10 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
+        Command::Uninstall(uninstall) => {
+            answer(|out| app::uninstall(&uninstall, out).map(|()| Outcome::Done))
+        }
+        Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
     }
 }
 

@@ -42,7 +42,10 @@ const IMPURE_STD: [&str; 15] = [
 ];
 
 /// Modules that never import each other.
-const STRANGERS: [(&str, &str); 4] = [
+const STRANGERS: [(&str, &str); 7] = [
+    ("cni", "bpf"),
+    ("cni", "cluster"),
+    ("cni", "node"),
     ("cluster", "node"),
     ("node", "cluster"),
     ("bpf", "cluster"),

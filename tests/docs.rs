@@ -65,7 +65,9 @@ fn the_documented_metrics_are_those_scraped_with_type_and_unit() {
     metrics.set_problems(BTreeMap::from([("files".into(), 1)]));
     metrics.set_skipped(BTreeMap::from([("Deployment".into(), 1)]));
     let mut text = String::new();
-    encode(&mut text, &metrics.registry(Some(Arc::new(One)))).expect("text");
+    let mut registry = metrics.registry(Some(Arc::new(One)));
+    palisade::cluster::Metrics::default().register(&mut registry);
+    encode(&mut text, &registry).expect("text");
     // OpenMetrics: samples of a counter end in _total, those of an info in _info.
     let ending = |kind: &str| match kind {
         "counter" => "_total",

@@ -76,8 +76,7 @@ async fn with_server<F: Future<Output = ()>>(
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
         listen,
-        metrics,
-        counters,
+        registry: metrics.registry(counters),
         readiness,
         shutdown: shutdown.clone(),
     };
@@ -102,6 +101,8 @@ async fn metrics_are_open_metrics_under_their_documented_names() {
     metrics.map_writes.inc_by(7);
     metrics.events_lost.inc_by(2);
     metrics.pods_attached.set(5);
+    metrics.cni_secured.inc_by(6);
+    metrics.cni_refused.inc();
     metrics.applied_in(Duration::from_micros(100));
     metrics.applied_in(Duration::from_millis(3));
     metrics.applied_in(Duration::from_secs(20));
@@ -154,6 +155,22 @@ palisade_events_lost_total 2
 # HELP palisade_pods_attached Pods whose veth is attached.
 # TYPE palisade_pods_attached gauge
 palisade_pods_attached 5
+# HELP palisade_cni_secured Requests of the CNI plugin whose pod was enforced before it started.
+# TYPE palisade_cni_secured counter
+palisade_cni_secured_total 6
+# HELP palisade_cni_refused Requests of the CNI plugin whose pod could not be enforced in time.
+# TYPE palisade_cni_refused counter
+palisade_cni_refused_total 1
+# HELP palisade_watches Watches of the API server.
+# TYPE palisade_watches gauge
+palisade_watches 0
+# HELP palisade_watches_failing Watches of the API server that do not work at the moment.
+# TYPE palisade_watches_failing gauge
+palisade_watches_failing 0
+# HELP palisade_synced_timestamp_seconds When all watches last worked; 0 where there are none.
+# TYPE palisade_synced_timestamp_seconds gauge
+# UNIT palisade_synced_timestamp_seconds seconds
+palisade_synced_timestamp_seconds 0
 # HELP palisade_apply_duration_seconds Time from noticing a change until the kernel enforces it
 # TYPE palisade_apply_duration_seconds histogram
 # UNIT palisade_apply_duration_seconds seconds
@@ -268,8 +285,7 @@ async fn an_address_in_use_is_an_error_with_a_remedy() {
         .expect("a listener");
     let config = Config {
         listen: holder.local_addr().expect("an address"),
-        metrics: Metrics::default(),
-        counters: None,
+        registry: Metrics::default().registry(None),
         readiness: Readiness::default(),
         shutdown: CancellationToken::new(),
     };

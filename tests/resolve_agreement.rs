@@ -3,13 +3,13 @@
 //! Few names, labels, addresses and ports, so that everything collides: reused addresses and names, late
 //! deletes of predecessors, Services of pods that come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use palisade::model::{
     Change, Cidr, ContainerPort, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId, Operator, Peer,
-    Pod, Policy, PortMatch, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
+    Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
 };
 use palisade::resolve::{Index, Resolution, resolve_sliced};
 use proptest::collection::{btree_map, vec};
@@ -264,6 +264,9 @@ proptest! {
             world.apply(change.clone());
             let expected = resolve_sliced(&world.snapshot(), slice_entries);
             prop_assert_eq!(index.problems(), expected.problems.clone(), "problems after {:?}", change);
+            let each = expected.endpoints.keys().flat_map(|uid| index.problems_of(uid));
+            let each: BTreeSet<Problem> = each.chain(index.problems_of_objects()).collect();
+            prop_assert_eq!(Vec::from_iter(each), expected.problems.clone(), "one by one, after {:?}", change);
             // What is not reported as touched must be as it was.
             let uids = known.endpoints.keys().chain(expected.endpoints.keys());
             for uid in uids.filter(|uid| !touched.contains(*uid)) {

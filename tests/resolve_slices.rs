@@ -130,10 +130,10 @@ fn the_hash_is_part_of_the_format() {
         .collect();
     // Worked out from the description of the hash, not from this program.
     let expected = [
-        ("10.0.0.0", (0, 4)),
+        ("10.0.0.0", (6, 8)),
         ("10.0.0.1", (1, 4)),
-        ("10.0.0.2", (24, 32)),
-        ("10.0.0.3", (25, 32)),
+        ("10.0.0.2", (7, 8)),
+        ("10.0.0.3", (0, 4)),
     ];
     let expected = expected.map(|(cidr, slice)| (cidr.to_string(), slice)).into();
     assert_eq!(
@@ -187,4 +187,37 @@ proptest! {
             before = after;
         }
     }
+}
+
+#[test]
+fn an_edit_of_a_rules_ports_moves_no_peer_to_another_slice() {
+    let mut index = mk_index(100);
+    for n in 0..5_000 {
+        index.apply(Change::Pod(mk_pod(n)));
+    }
+    let places = |index: &mut Index| -> BTreeMap<String, String> {
+        let slices = index.endpoints("policy").expect("the policy");
+        let entries = |slice: &Arc<PolicyEndpoint>| {
+            let name = slice.metadata.name.clone().expect("a name");
+            let cidrs = slice
+                .spec
+                .ingress
+                .iter()
+                .map(move |entry| (entry.cidr.to_string(), name.clone()));
+            cidrs.collect::<Vec<_>>()
+        };
+        slices.iter().flat_map(entries).collect()
+    };
+    let before = places(&mut index);
+    assert_eq!(before.len(), 5_000);
+    let mut policy = everyone();
+    if let Some(rules) = &mut policy.ingress {
+        rules[0].ports = Some(vec![palisade::model::PortMatch::Range {
+            protocol: palisade::model::Protocol::Tcp,
+            first: 80,
+            last: 80,
+        }]);
+    }
+    index.apply(Change::Policy(policy));
+    assert_eq!(places(&mut index), before);
 }

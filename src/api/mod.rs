@@ -1,11 +1,16 @@
-//! The PolicyEndpoint custom resource: what `resolve` yields and `compile` reads.
+//! The custom resources: PolicyEndpoint, which `resolve` yields and `compile` reads, and its kin for policies of the whole
+//! cluster.
 //!
 //! Group, kind, field names and meaning are those of `networking.k8s.aws/v1alpha1`, so that endpoints of either
 //! controller can be enforced by either agent. Fields that only Palisade writes are optional and safe to ignore:
 //! who ignores one never allows more.
 
+mod cluster_policy_endpoint;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+
+pub use cluster_policy_endpoint::*;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
@@ -19,10 +24,17 @@ use crate::model::{Cidr, Direction, Protocol};
     group = "networking.k8s.aws",
     version = "v1alpha1",
     kind = "PolicyEndpoint",
+    doc = "What a NetworkPolicy comes to: the addresses and ports that its rules allow, resolved.",
     plural = "policyendpoints",
     namespaced,
+    shortname = "pe",
     derive = "PartialEq",
-    status = "PolicyEndpointStatus"
+    status = "PolicyEndpointStatus",
+    printcolumn = r#"{"name": "Policy", "type": "string", "jsonPath": ".spec.policyRef.name"}"#,
+    printcolumn = r#"{"name": "Isolates", "type": "string", "jsonPath": ".spec.podIsolation"}"#,
+    printcolumn = r#"{"name": "Slices", "type": "integer", "jsonPath": ".spec.slice.count", "priority": 1}"#,
+    printcolumn = r#"{"name": "Resolved", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Resolved\")].status"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyEndpointSpec {
@@ -49,7 +61,9 @@ pub struct PolicyEndpointSpec {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct PolicyRef {
+    #[schemars(length(min = 1, max = 253))]
     pub name: Arc<str>,
+    #[schemars(length(min = 1, max = 63))]
     pub namespace: Arc<str>,
 }
 
@@ -88,9 +102,11 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// Absent: every port of the protocol.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// Inclusive. Absent: `port` alone.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_port: Option<u16>,
     /// `port` came from this named port: it counts only for selected pods with a container port of this name,
@@ -108,6 +124,7 @@ pub struct SelfService {
     #[serde(rename = "clusterIP")]
     pub cluster_ip: IpAddr,
     pub protocol: Protocol,
+    #[schemars(range(min = 1))]
     pub port: u16,
 }
 
@@ -117,6 +134,7 @@ pub struct SelfService {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Slice {
     pub index: u32,
+    #[schemars(range(min = 1))]
     pub count: u32,
 }
 

@@ -1,27 +1,46 @@
 //! The composition root: makes the parts, wires them, supervises them. What a command does beyond that is elsewhere.
 
+mod api_server;
 mod flows;
+mod node;
+mod secured;
 mod standalone;
 
 use std::future::Future;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use anyhow::{Context, Result, anyhow, ensure};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::api_server::ApiServer;
+use self::node::{Node, Source};
 use self::standalone::Standalone;
 use crate::args;
-use crate::bpf::{self, Cleaned, Kernel};
+use crate::bpf::{self, Cleaned, Config, Kernel};
+use crate::cluster::{self, connection, controller, local};
+use crate::cni::install;
 use crate::files::Folder;
-use crate::node::{Agent, Links};
-use crate::observe::{self, Metrics, Readiness};
+use crate::model::Problem;
+use crate::node::{Agent, Links, Secure, Server};
+use crate::observe::{self, Counters, Metrics, Readiness};
 
-/// `palisade run`: enforces a folder until a signal, or until a part fails. Enforcement stays in place.
+/// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
+const REQUESTS: usize = 64;
+/// What keeps an instance from being ready, as /readyz names it.
+const IN_FORCE: &str = "the policies in force";
+
+/// `palisade run`: enforces a folder, or its part of a cluster, until a signal, or until a part fails. Enforcement stays in
+/// place.
 ///
 /// # Errors
 /// What the machine lacks, with the remedy, or which part failed.
@@ -40,12 +59,33 @@ pub fn run(run: args::Run) -> Result<()> {
 /// # Errors
 /// An instance is running, or something could not be removed.
 pub fn clean(clean: &args::Clean, out: &mut dyn Write) -> Result<()> {
+    remove(&clean.pin_path, out)
+}
+
+/// `palisade uninstall`: removes all that `run` left on the node. The CNI entry goes first: without an agent it would keep pods
+/// from starting.
+///
+/// # Errors
+/// An instance is running, or something could not be removed.
+pub fn uninstall(uninstall: &args::Uninstall, out: &mut dyn Write) -> Result<()> {
+    let args::Uninstall { pin_path, cni } = uninstall;
+    let removed = install::remove(cni);
+    for path in &removed.files {
+        writeln!(out, "removed Palisade from {}", path.display())?;
+    }
+    remove(pin_path, out)?;
+    let problems: Vec<String> = removed.problems.iter().map(ToString::to_string).collect();
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+fn remove(pin_path: &Path, out: &mut dyn Write) -> Result<()> {
     let Cleaned {
         links,
         filters,
         pins,
         foreign,
-    } = bpf::clean(&clean.pin_path)?;
+    } = bpf::clean(pin_path)?;
     writeln!(
         out,
         "removed {links} links, {filters} filters, {pins} pinned maps and programs"
@@ -59,52 +99,192 @@ pub fn clean(clean: &args::Clean, out: &mut dyn Write) -> Result<()> {
 async fn supervise(run: args::Run) -> Result<()> {
     let args::Run {
         from,
-        kernel: config,
+        kernel,
         listen,
         log_format: _, // main has set logging up
     } = run;
-    let shutdown = CancellationToken::new();
     // First of all: a signal during the start must not be lost.
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let folder = Folder::open(&from)?;
-    let kernel = Kernel::open(&config)?;
-    announce(&kernel);
-    let (links, driver) = Links::open()?;
-    let metrics = Metrics::default();
-    let readiness = Readiness::default();
-    let ready = readiness.wait_for("the folder's policies in force");
-    let (deliver, events) = mpsc::channel(standalone::EVENTS);
-    let reader = kernel.events(move |event| deliver.try_send(event).is_ok())?;
-    let agent = Agent::new(kernel, links, metrics.clone());
-    let server = observe::build(observe::Config {
-        listen,
-        metrics: metrics.clone(),
-        counters: Some(agent.counters()),
-        readiness,
-        shutdown: shutdown.clone(),
-    })
-    .await?;
-    let standalone = Standalone {
-        from,
-        folder,
-        agent,
-        events,
-        reader,
-        metrics,
-        ready: Some(ready),
+    let mut parts = Parts::new(terminate, interrupt);
+    let serving = match from {
+        args::From::Folder(folder) => {
+            let source = Standalone::new(folder.clone(), Folder::open(&folder)?, parts.metrics.clone());
+            Some(parts.enforce(folder.display().to_string(), source, None, &kernel)?)
+        }
+        args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
-    let mut parts = JoinSet::new();
-    supervised(&mut parts, "netlink", driver);
-    supervised(&mut parts, "HTTP server", server.wait());
-    supervised(
-        &mut parts,
-        "signals",
-        until_signal(terminate, interrupt, shutdown.clone()),
-    );
-    supervised(&mut parts, "agent", standalone.run(shutdown.clone()));
-    let result = until_the_first_fails(&mut parts, &shutdown).await;
-    stopped(&config.pin_path);
+    let enforces = serving.is_some();
+    parts.serve(listen, serving).await?;
+    let result = parts.run().await;
+    if enforces {
+        stopped(&kernel.pin_path);
+    }
     result
+}
+
+/// What is to run, and what the parts have in common. Nothing runs before all of it is made.
+struct Parts {
+    made: Vec<(&'static str, BoxFuture<'static, Result<()>>)>,
+    shutdown: CancellationToken,
+    metrics: Metrics,
+    cluster: cluster::Metrics,
+    readiness: Readiness,
+}
+
+impl Parts {
+    fn new(terminate: Signal, interrupt: Signal) -> Self {
+        let mut parts = Self {
+            made: Vec::new(),
+            shutdown: CancellationToken::new(),
+            metrics: Metrics::default(),
+            cluster: cluster::Metrics::default(),
+            readiness: Readiness::default(),
+        };
+        parts.add(
+            "signals",
+            until_signal(terminate, interrupt, parts.shutdown.clone()),
+        );
+        parts
+    }
+
+    fn add(&mut self, name: &'static str, part: impl Future<Output = Result<()>> + Send + 'static) {
+        self.made.push((name, part.boxed()));
+    }
+
+    /// The parts of an instance in a cluster; what is counted in the kernel, where it enforces.
+    async fn cluster(&mut self, part: args::Cluster, kernel: &Config) -> Result<Option<Arc<dyn Counters>>> {
+        let args::Cluster { controller, agent } = part;
+        let client = connection::client().await?;
+        let counters = match &agent {
+            Some(node) => {
+                info!(
+                    node = node.name,
+                    "enforcing what the API server tells of this node"
+                );
+                let local = local::Local::new(client.clone(), &node.name);
+                let source = ApiServer::new(local, self.metrics.clone(), self.cluster.clone());
+                Some(self.enforce(format!("node {}", node.name), source, node.cni.as_ref(), kernel)?)
+            }
+            None => None,
+        };
+        if controller {
+            let config = controller::Config::new(identity(agent.as_ref())?, namespace());
+            let run = controller::run(client, config, self.cluster.clone(), self.shutdown.clone());
+            self.add("controller", run);
+        }
+        Ok(counters)
+    }
+
+    /// The parts that install the CNI plugin and take its requests.
+    fn plugin(&mut self, config: &install::Config) -> Result<Plugin> {
+        let (ask, secure) = mpsc::channel(REQUESTS);
+        let (tell, problems) = watch::channel(Vec::new());
+        let server = Server::bind(&config.socket, ask, self.metrics.clone())?;
+        self.add("CNI socket", server.run(self.shutdown.clone()));
+        self.add(
+            "CNI installer",
+            install::run(config.clone(), tell, self.shutdown.clone()),
+        );
+        Ok(Plugin { secure, problems })
+    }
+
+    /// The parts that enforce what `source` says, and what is counted in the kernel.
+    fn enforce<S: Source + 'static>(
+        &mut self,
+        name: String,
+        source: S,
+        cni: Option<&install::Config>,
+        config: &Config,
+    ) -> Result<Arc<dyn Counters>> {
+        let kernel = Kernel::open(config)?;
+        announce(&kernel);
+        let (links, driver) = Links::open()?;
+        let ready = self.readiness.wait_for(IN_FORCE);
+        let (deliver, events) = mpsc::channel(node::EVENTS);
+        let reader = kernel.events(move |event| deliver.try_send(event).is_ok())?;
+        // Only now: as long as another instance holds the kernel side, the socket is that one's too.
+        let plugin = cni.map(|config| self.plugin(config)).transpose()?;
+        let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
+        let agent = Agent::new(kernel, links, self.metrics.clone());
+        let counters = agent.counters();
+        let node = Node {
+            source,
+            name,
+            agent,
+            events,
+            reader,
+            secure,
+            cni: problems,
+            metrics: self.metrics.clone(),
+            ready: Some(ready),
+        };
+        self.add("netlink", driver);
+        self.add("agent", node.run(self.shutdown.clone()));
+        Ok(counters)
+    }
+
+    async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {
+        let mut registry: Registry = self.metrics.registry(counters);
+        self.cluster.register(&mut registry);
+        let server = observe::build(observe::Config {
+            listen,
+            registry,
+            readiness: self.readiness.clone(),
+            shutdown: self.shutdown.clone(),
+        })
+        .await?;
+        self.add("HTTP server", server.wait());
+        Ok(())
+    }
+
+    /// Runs them all. The first part to end ends them all; the first error is the result.
+    async fn run(self) -> Result<()> {
+        let Self { made, shutdown, .. } = self;
+        let mut running = JoinSet::new();
+        for (name, part) in made {
+            running.spawn(async move { part.await.with_context(|| format!("{name} failed")) });
+        }
+        let mut result = Ok(());
+        while let Some(ended) = running.join_next().await {
+            shutdown.cancel();
+            let ended = ended.unwrap_or_else(|error| Err(anyhow!("a part panicked: {error}")));
+            if result.is_ok() {
+                result = ended;
+            }
+        }
+        result
+    }
+}
+
+/// What the agent's loop gets of the CNI plugin.
+struct Plugin {
+    secure: mpsc::Receiver<Secure>,
+    problems: watch::Receiver<Vec<Problem>>,
+}
+
+impl Plugin {
+    /// Nobody asks.
+    fn none() -> Self {
+        Self {
+            secure: mpsc::channel(1).1,
+            problems: watch::channel(Vec::new()).1,
+        }
+    }
+}
+
+/// What no other instance is called: the pod's name, else that of the node.
+fn identity(node: Option<&args::Node>) -> Result<String> {
+    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty());
+    pod.or_else(|| node.map(|node| node.name.clone()))
+        .context("the controller needs a name of its own: set POD_NAME")
+}
+
+/// Where the Lease is.
+fn namespace() -> String {
+    let own = std::env::var("POD_NAMESPACE")
+        .ok()
+        .filter(|name| !name.is_empty());
+    own.unwrap_or_else(|| "kube-system".into())
 }
 
 fn announce(kernel: &Kernel) {
@@ -127,17 +307,9 @@ fn stopped(pin_path: &Path) {
     );
 }
 
-fn supervised(
-    parts: &mut JoinSet<Result<()>>,
-    name: &'static str,
-    part: impl Future<Output = Result<()>> + Send + 'static,
-) {
-    parts.spawn(async move { part.await.with_context(|| format!("{name} failed")) });
-}
-
 async fn until_signal(
-    mut terminate: tokio::signal::unix::Signal,
-    mut interrupt: tokio::signal::unix::Signal,
+    mut terminate: Signal,
+    mut interrupt: Signal,
     shutdown: CancellationToken,
 ) -> Result<()> {
     tokio::select! {
@@ -147,17 +319,4 @@ async fn until_signal(
     }
     shutdown.cancel();
     Ok(())
-}
-
-/// The first part to end ends them all; the first error is the result.
-async fn until_the_first_fails(parts: &mut JoinSet<Result<()>>, shutdown: &CancellationToken) -> Result<()> {
-    let mut result = Ok(());
-    while let Some(ended) = parts.join_next().await {
-        shutdown.cancel();
-        let ended = ended.unwrap_or_else(|error| Err(anyhow!("a part panicked: {error}")));
-        if result.is_ok() {
-            result = ended;
-        }
-    }
-    result
 }

@@ -4,7 +4,7 @@
 pub(super) const COMMON: &str = "\
 Exit codes:
   0  done; for check: no problem found
-  1  check: problems found; run, clean: failed
+  1  check: problems found; run, clean, uninstall: failed
   2  wrong usage, or the folder cannot be read
 
 Environment:
@@ -12,14 +12,20 @@ Environment:
   Each flag can be set by the variable that its help names; the command line wins.";
 
 pub(super) const RUN: &str = "\
-Reads Namespace, Pod, NetworkPolicy, Service and EndpointSlice objects, follows every edit, and finds the pods'
-interfaces by their addresses. SIGTERM and SIGINT stop the process and leave enforcement in place; `palisade clean`
-removes it.
+From a folder: reads Namespace, Pod, NetworkPolicy, Service and EndpointSlice objects, follows every edit, and finds the
+pods' interfaces by their addresses. In a cluster: every instance enforces on its own node, and the elected one resolves.
+SIGTERM and SIGINT stop the process and leave enforcement in place; `palisade clean` removes it.
 
-Example:
+Examples:
   palisade run --from examples/shop --listen 127.0.0.1:9810
+  palisade run --node-name worker-1 --controller=off
 
 Exit codes: 0 stopped by a signal; 1 failed; 2 wrong usage.";
+
+pub(super) const UNINSTALL: &str = "\
+To be run on each node, after the DaemonSet is gone: while an instance runs, nothing is removed.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage.";
 
 pub(super) const CHECK: &str = "\
 One line a problem: object: field = value: what is wrong; what to do. Then what was read and what was passed over.

@@ -6,7 +6,7 @@ use serde::Deserializer;
 use serde::de::{Deserialize, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::text;
+use crate::objects::text;
 
 /// Nesting that no Kubernetes object comes near.
 const DEEPEST: usize = 64;

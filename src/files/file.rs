@@ -9,8 +9,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::document::{self, Document};
 use super::object::{self, Contents};
-use super::{salvage, text};
+use super::salvage;
 use crate::model::Problem;
+use crate::objects::text;
 
 /// Bytes of the largest file that is read.
 const LARGEST: u64 = 8 << 20;

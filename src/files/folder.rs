@@ -9,10 +9,10 @@ use anyhow::Context;
 
 use super::file::{self, Stamp};
 use super::state::State;
-use super::text;
 use super::walk::{self, Listing};
 use super::watch::{Pending, Watch};
 use crate::model::{Change, Problem, Snapshot};
+use crate::objects::text;
 
 /// A watched folder. Nothing is read before the first [`Self::refresh`].
 pub struct Folder {

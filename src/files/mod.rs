@@ -23,19 +23,11 @@
 //! terminal escaped.
 
 mod document;
-mod fields;
 mod file;
 mod folder;
-mod names;
 mod object;
-mod pod;
-mod policy;
 mod salvage;
-mod schema;
-mod selector;
-mod service;
 mod state;
-mod text;
 mod walk;
 mod watch;
 
@@ -45,6 +37,7 @@ use std::path::Path;
 pub use folder::{Folder, Refresh};
 
 use crate::model::{Problem, Snapshot};
+use crate::objects::text;
 
 /// A folder, read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

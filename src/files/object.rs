@@ -3,75 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
-use super::fields::{Bad, Fields, Path, Reader};
-use super::{names, pod, policy, schema, selector, service, text};
-use crate::model::{Cidr, EndpointSlice, Labels, Namespace, ObjectId, Pod, Policy, Problem, Service};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    Namespace,
-    Service,
-    EndpointSlice,
-    Pod,
-    Policy,
-}
-
-impl Kind {
-    const ALL: [Self; 5] = [
-        Self::Namespace,
-        Self::Service,
-        Self::EndpointSlice,
-        Self::Pod,
-        Self::Policy,
-    ];
-
-    /// As the API spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Pod => "Pod",
-            Self::Policy => "NetworkPolicy",
-        }
-    }
-
-    fn api_version(self) -> &'static str {
-        match self {
-            Self::Namespace | Self::Service | Self::Pod => "v1",
-            Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::Policy => "networking.k8s.io/v1",
-        }
-    }
-}
-
-/// What an object is, whatever file it is in. A Namespace has the empty namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    pub kind: Kind,
-    pub id: ObjectId,
-}
-
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.kind {
-            Kind::Namespace => write!(f, "Namespace {}", self.id.name),
-            kind => write!(f, "{} {}", kind.name(), self.id),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
-    Namespace(Namespace),
-    Service(Service),
-    EndpointSlice(EndpointSlice),
-    Pod(Pod),
-    Policy(Policy),
-}
+use crate::model::{ObjectId, Problem};
+use crate::objects::{
+    self, Bad, Fields, Identity, Key, Kind, Object, Path, Reader, names, pod, policy, schema, selector, text,
+};
 
 /// One object of a file.
 #[derive(Clone, Debug)]
@@ -117,15 +55,6 @@ impl Contents {
             ..Self::default()
         }
     }
-}
-
-/// Identity and metadata of one object.
-pub struct Identity {
-    pub id: ObjectId,
-    pub uid: Arc<str>,
-    pub labels: Labels,
-    pub created: Option<i64>,
-    pub source_prefixes: Vec<Cidr>,
 }
 
 /// What lists pass on to their items.
@@ -326,30 +255,16 @@ fn read_known(
         id: key.id.clone(),
         uid: uid(&key, metadata.get("uid").and_then(Value::as_str)),
         labels,
-        created: created(metadata),
+        created: objects::created(metadata),
         source_prefixes,
     };
+    let kind = key.kind;
     // Source prefixes that cannot be read only allow less; they are no reason to leave the rest as it was.
     let narrower = "metadata.annotations[\"palisade.dev/allowed-source-prefixes\"]";
-    let (object, certain) = match kind {
-        Kind::Policy => {
-            let (policy, certain) = policy::read(identity.id, identity.uid, fields, reader);
-            (Some(Object::Policy(policy)), certain)
-        }
-        other => {
-            let object = match other {
-                Kind::Namespace => Some(Object::Namespace(pod::read_namespace(&identity, fields, reader))),
-                Kind::Service => service::read_service(&identity, fields, reader).map(Object::Service),
-                Kind::EndpointSlice => {
-                    service::read_slice(&identity, fields, reader).map(Object::EndpointSlice)
-                }
-                Kind::Pod | Kind::Policy => Some(Object::Pod(pod::read_pod(&identity, fields, reader))),
-            };
-            (
-                object,
-                reader.problems.iter().all(|problem| problem.field == narrower),
-            )
-        }
+    let (object, readable) = objects::read(kind, identity, fields, reader);
+    let certain = match kind {
+        Kind::Policy => readable,
+        _ => reader.problems.iter().all(|problem| problem.field == narrower),
     };
     contents.items.push(Item {
         key,
@@ -444,12 +359,6 @@ fn read_name<'v>(
     } else {
         Err(reader.bad(&at, &name.into(), "is no name", remedy))
     }
-}
-
-/// Seconds since the epoch.
-fn created(metadata: &Fields) -> Option<i64> {
-    let Time(time) = serde_json::from_value(metadata.get("creationTimestamp")?.clone()).ok()?;
-    Some(time.as_second())
 }
 
 /// Stays through edits and renames of files, and no two objects share it, even where one was copied with its UID.

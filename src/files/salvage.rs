@@ -3,9 +3,10 @@
 //! A policy with a slip in it must not leave its pods open when there is no earlier version to stay in force. So the
 //! lines that name it are looked for as people write them; if they are found, it denies all in its namespace.
 
+use super::document;
 use super::object::{Item, nameless_policy, unreadable_policy};
-use super::{document, names};
 use crate::model::ObjectId;
+use crate::objects::names;
 
 /// A policy in the place of an unparsable document that begins to be one.
 pub fn policy(text: &str, place: &str) -> Option<Item> {

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::object::{Contents, Item, Key, Kind, Object, StandIn};
-use super::{file, pod, text};
+use super::file;
+use super::object::{Contents, Item, StandIn};
 use crate::model::{
     Change, ContainerPort, Direction, Labels, ObjectId, Policy, Problem, Rule, Selector, Snapshot,
 };
+use crate::objects::{Key, Kind, Object, pod, text};
 
 #[derive(Default)]
 pub struct State {
@@ -214,11 +215,11 @@ impl State {
         }
         if old != new {
             if let Some(old) = old
-                && new.as_ref().is_none_or(|new| uid(new) != uid(&old))
+                && new.as_ref().is_none_or(|new| new.uid() != old.uid())
             {
-                gone.push(deletion(&old));
+                gone.push(old.deletion());
             }
-            there.extend(new.map(|new| change(&new)));
+            there.extend(new.map(|new| new.change()));
         }
         if let Some(next) = next {
             self.in_force.insert(key, next);
@@ -375,38 +376,4 @@ fn narrowest(claims: &[(&Arc<Path>, &Held)]) -> Option<Arc<Object>> {
 
 fn is_same(one: &Rule, other: &Rule) -> bool {
     one.peers == other.peers && one.ports == other.ports
-}
-
-fn uid(object: &Object) -> Option<&Arc<str>> {
-    match object {
-        Object::Pod(pod) => Some(&pod.uid),
-        Object::Policy(policy) => Some(&policy.uid),
-        Object::Namespace(_) | Object::Service(_) | Object::EndpointSlice(_) => None,
-    }
-}
-
-fn change(object: &Object) -> Change {
-    match object.clone() {
-        Object::Namespace(namespace) => Change::Namespace(namespace),
-        Object::Pod(pod) => Change::Pod(pod),
-        Object::Policy(policy) => Change::Policy(policy),
-        Object::Service(service) => Change::Service(service),
-        Object::EndpointSlice(slice) => Change::EndpointSlice(slice),
-    }
-}
-
-fn deletion(object: &Object) -> Change {
-    match object.clone() {
-        Object::Namespace(namespace) => Change::NamespaceGone(namespace.name),
-        Object::Pod(pod) => Change::PodGone {
-            id: pod.id,
-            uid: pod.uid,
-        },
-        Object::Policy(policy) => Change::PolicyGone {
-            id: policy.id,
-            uid: policy.uid,
-        },
-        Object::Service(service) => Change::ServiceGone(service.id),
-        Object::EndpointSlice(slice) => Change::EndpointSliceGone(slice.id),
-    }
 }

@@ -151,7 +151,7 @@ impl schemars::JsonSchema for Cidr {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string"})
+        schemars::json_schema!({"type": "string", "minLength": 2, "maxLength": 49, "pattern": "^[0-9a-fA-F:.]+(/[0-9]+)?$"})
     }
 }
 

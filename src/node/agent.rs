@@ -21,6 +21,8 @@ pub struct Wanted {
     pub endpoints: Endpoints,
     /// Every pod that may be on this node, by UID.
     pub pods: BTreeMap<Arc<str>, Pod>,
+    /// Host-side interfaces of pods, by UID, by the word of who made them. Of the others they are found by address.
+    pub interfaces: BTreeMap<Arc<str>, Vec<String>>,
 }
 
 /// What made a new look necessary.
@@ -88,6 +90,17 @@ impl Agent {
 
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    /// Whether the pod is enforced on the interface that it is behind, which is one of these names.
+    pub fn is_enforced_on(&self, uid: &str, interfaces: &[String]) -> bool {
+        self.veths.get(uid).is_some_and(|veth| {
+            let attached = self.attached.get(&veth.ifindex);
+            interfaces.contains(&veth.name)
+                && attached.is_some_and(|(owner, link)| **owner == *uid && *link == veth.incarnation)
+                // The notification that it is gone, and that another has its name, may be on its way.
+                && bpf::has_interface(veth.ifindex)
+        })
     }
 
     /// Resolves when links or routes may have moved a pod. Safe to cancel.
@@ -202,6 +215,7 @@ impl Agent {
                 uid: pod.uid.clone(),
                 id: pod.id.clone(),
                 addresses: pod.addresses.clone(),
+                interfaces: wanted.interfaces.get(&pod.uid).cloned().unwrap_or_default(),
             })
             .collect();
         let located = self.links.locate(&sought).await?;

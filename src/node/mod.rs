@@ -3,7 +3,9 @@
 mod agent;
 mod links;
 mod scrape;
+mod secure;
 
 pub use agent::{Agent, Enforced, Wanted, Why};
 pub use links::{Links, Located, Sought, Veth};
 pub use scrape::Scrape;
+pub use secure::{Secure, Server};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -37,6 +37,14 @@ pub struct Metrics {
     pub events_lost: Counter,
     /// Pods whose veth is attached.
     pub pods_attached: Gauge,
+    /// Requests of the CNI plugin that were answered once the pod was enforced, and those that were not.
+    pub cni_secured: Counter,
+    pub cni_refused: Counter,
+    /// Watches of the API server, and those of them that do not work at the moment.
+    pub watches: Gauge,
+    pub watches_failing: Gauge,
+    /// Seconds since the epoch.
+    synced: Gauge,
     apply_duration: Arc<Latency>,
     problems: Counts,
     skipped: Counts,
@@ -46,6 +54,12 @@ impl Metrics {
     /// Time from noticing a change until the kernel enforces it.
     pub fn applied_in(&self, duration: Duration) {
         self.apply_duration.observe(duration);
+    }
+
+    /// All watches work: what is known is what the API server has now.
+    pub fn synced_now(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.synced.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// Replaces the number of open problems of each part that found them.
@@ -66,6 +80,11 @@ impl Metrics {
             map_writes,
             events_lost,
             pods_attached,
+            cni_secured,
+            cni_refused,
+            watches,
+            watches_failing,
+            synced,
             apply_duration,
             problems,
             skipped,
@@ -100,6 +119,28 @@ impl Metrics {
             "pods_attached",
             "Pods whose veth is attached",
             pods_attached.clone(),
+        );
+        registry.register(
+            "cni_secured",
+            "Requests of the CNI plugin whose pod was enforced before it started",
+            cni_secured.clone(),
+        );
+        registry.register(
+            "cni_refused",
+            "Requests of the CNI plugin whose pod could not be enforced in time",
+            cni_refused.clone(),
+        );
+        registry.register("watches", "Watches of the API server", watches.clone());
+        registry.register(
+            "watches_failing",
+            "Watches of the API server that do not work at the moment",
+            watches_failing.clone(),
+        );
+        registry.register_with_unit(
+            "synced_timestamp",
+            "When all watches last worked; 0 where there are none",
+            Unit::Seconds,
+            synced.clone(),
         );
         registry.register_collector(Box::new(apply_duration.clone()));
         registry.register_collector(Box::new(Gauges {

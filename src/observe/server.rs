@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{Counters, Metrics, Readiness};
+use super::Readiness;
 
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -28,9 +28,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Port 0: any free one.
     pub listen: SocketAddr,
-    pub metrics: Metrics,
-    /// `None` where there is no kernel side.
-    pub counters: Option<Arc<dyn Counters>>,
+    /// What a scrape shows.
+    pub registry: Registry,
     pub readiness: Readiness,
     /// Cancelled: no new connection is taken, requests under way end.
     pub shutdown: CancellationToken,
@@ -57,8 +56,7 @@ struct Seen {
 pub async fn build(config: Config) -> Result<Server> {
     let Config {
         listen,
-        metrics,
-        counters,
+        registry,
         readiness,
         shutdown,
     } = config;
@@ -68,10 +66,7 @@ pub async fn build(config: Config) -> Result<Server> {
     let addr = listener
         .local_addr()
         .context("cannot tell the listener's address")?;
-    let seen = Arc::new(Seen {
-        registry: metrics.registry(counters),
-        readiness,
-    });
+    let seen = Arc::new(Seen { registry, readiness });
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(async || "ok\n"))

@@ -174,7 +174,18 @@ impl<'a> Cluster<'a> {
             }
         };
         for (cidr, except) in blocks(rule) {
-            allow(cidr, except, &numbers);
+            // What is excepted is not to be had by way of a ClusterIP either.
+            let stands_for = |service: &&Service| self.stands_for_excepted(service, except);
+            let cluster_ips = self
+                .services
+                .iter()
+                .filter(stands_for)
+                .flat_map(|s| &s.cluster_ips);
+            let more = cluster_ips
+                .filter(|ip| cidr.contains(**ip))
+                .map(|ip| Cidr::single(*ip));
+            let except: Vec<Cidr> = except.iter().copied().chain(more).collect();
+            allow(cidr, &except, &numbers);
         }
         let peers = self.peer_pods(policy, rule);
         for pod in &self.pods {
@@ -262,6 +273,15 @@ impl<'a> Cluster<'a> {
         backends
     }
 
+    /// Whether one of the Service's ready backends is in one of these blocks.
+    fn stands_for_excepted(&self, service: &Service, except: &[Cidr]) -> bool {
+        let slices = (self.endpoint_slices.iter())
+            .filter(|slice| slice.id.namespace == service.id.namespace && slice.service == service.id.name);
+        slices
+            .flat_map(|slice| &slice.ready)
+            .any(|address| except.iter().any(|e| e.contains(*address)))
+    }
+
     fn through_service(
         &self,
         policy: &Policy,
@@ -272,9 +292,12 @@ impl<'a> Cluster<'a> {
     ) {
         for port in &service.ports {
             for cluster_ip in &service.cluster_ips {
-                let as_written = block_covers(rule, *cluster_ip)
-                    && (rule.ports.as_ref())
-                        .is_none_or(|ports| ports.iter().any(|p| allows(p, port.protocol, Some(port.port))));
+                let as_written = blocks(rule).any(|(cidr, except)| {
+                    cidr.contains(*cluster_ip)
+                        && !except.iter().any(|e| e.contains(*cluster_ip))
+                        && !self.stands_for_excepted(service, except)
+                }) && (rule.ports.as_ref())
+                    .is_none_or(|ports| ports.iter().any(|p| allows(p, port.protocol, Some(port.port))));
                 if as_written {
                     continue;
                 }

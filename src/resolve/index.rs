@@ -142,24 +142,48 @@ impl Index {
         let mut problems = Vec::new();
         self.inventory.problems(&mut problems);
         for (_, state) in &self.policies {
-            for rule in &state.rules {
-                rule.unresolved(&state.policy, state.subject, &self.inventory, &mut problems);
-            }
-            match &state.built {
-                Some(built) => {
-                    problems.extend(built.shares.values().flat_map(|s| s.problems.iter().cloned()));
-                }
-                None => {
-                    for service in state.services(&self.inventory, &self.services) {
-                        let front_ends = self.services.front_ends(&service);
-                        problems.append(&mut state.share(&front_ends, &self.inventory).problems);
-                    }
-                }
-            }
+            self.problems_in(state, &mut problems);
         }
         problems.sort_unstable();
         problems.dedup();
         problems
+    }
+
+    /// Those of pods and namespaces.
+    pub fn problems_of_objects(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.inventory.problems(&mut problems);
+        problems.sort_unstable();
+        problems.dedup();
+        problems
+    }
+
+    /// Those of one policy; none where there is no such policy.
+    pub fn problems_of(&self, uid: &str) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(key) = self.by_uid.get(uid) {
+            self.problems_in(&self.policies[*key], &mut problems);
+        }
+        problems.sort_unstable();
+        problems.dedup();
+        problems
+    }
+
+    fn problems_in(&self, state: &PolicyState, problems: &mut Vec<Problem>) {
+        for rule in &state.rules {
+            rule.unresolved(&state.policy, state.subject, &self.inventory, problems);
+        }
+        match &state.built {
+            Some(built) => {
+                problems.extend(built.shares.values().flat_map(|s| s.problems.iter().cloned()));
+            }
+            None => {
+                for service in state.services(&self.inventory, &self.services) {
+                    let front_ends = self.services.front_ends(&service);
+                    problems.append(&mut state.share(&front_ends, &self.inventory).problems);
+                }
+            }
+        }
     }
 
     fn put_namespace(
@@ -324,6 +348,7 @@ impl Index {
         let services = self.front_ends(concerned);
         let mut touched = BTreeSet::new();
         for key in policies {
+            self.renew_blocks(key, &addresses);
             for (service, front_ends) in &services {
                 let isolates = self.policies[key].policy.egress.is_some();
                 if isolates && self.update_share(key, service, front_ends) {
@@ -332,6 +357,16 @@ impl Index {
             }
         }
         touched
+    }
+
+    /// Has a policy worked out anew if its blocks except other ClusterIPs now that these addresses' Services have changed.
+    fn renew_blocks(&mut self, key: PolicyKey, addresses: &BTreeSet<IpAddr>) {
+        let state = &mut self.policies[key];
+        let Some(built) = &state.built else { return };
+        let concerned = state.rules.iter().any(|rule| rule.excepts(addresses));
+        if concerned && state.entry_blocks(&self.services) != built.blocks {
+            state.built = None;
+        }
     }
 
     fn put_policy(&mut self, policy: Policy) -> BTreeSet<Arc<str>> {

@@ -23,6 +23,8 @@ pub(super) struct Built {
     pub slices: SliceSet,
     /// Of each of `rules`.
     pub ports: Vec<Option<Arc<[Port]>>>,
+    /// Of each of `rules`, as their entries have them.
+    pub blocks: Vec<Vec<(Cidr, Arc<[Cidr]>)>>,
     /// Those that are not empty.
     pub shares: BTreeMap<ObjectId, Share>,
 }
@@ -53,8 +55,9 @@ impl PolicyState {
         let ports: Vec<Option<Arc<[Port]>>> = (self.rules.iter())
             .map(|rule| rule.ports(self.subject, inventory))
             .collect();
-        for (rule, ports) in self.rules.iter().zip(&ports) {
-            rule.block_items(ports.as_ref(), &mut items);
+        let blocks = self.entry_blocks(services);
+        for ((rule, ports), blocks) in self.rules.iter().zip(&ports).zip(&blocks) {
+            rule.block_items(blocks, ports.as_ref(), &mut items);
             if let [group] = rule.groups[..] {
                 items.reserve(inventory.groups.get(group).members.len());
                 for pod in inventory.members(group) {
@@ -91,8 +94,17 @@ impl PolicyState {
         Built {
             slices: SliceSet::build(Head::new(&self.policy), slice_entries, items),
             ports,
+            blocks,
             shares,
         }
+    }
+
+    /// See [`Prepared::entry_blocks`].
+    pub fn entry_blocks(&self, services: &Services) -> Vec<Vec<(Cidr, Arc<[Cidr]>)>> {
+        self.rules
+            .iter()
+            .map(|rule| rule.entry_blocks(services))
+            .collect()
     }
 
     /// What it holds for one Service, given as its ports at its ClusterIPs.

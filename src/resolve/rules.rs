@@ -9,7 +9,7 @@ use super::groups::{GroupKey, Namespaces, PolicyKey};
 use super::inventory::{Inventory, PodState};
 use super::port::{allows, numbered};
 use super::report;
-use super::services::FrontEnd;
+use super::services::{FrontEnd, Services};
 use super::slices::Item;
 use crate::api::{Entry, PodEndpoint, Port, SelfService};
 use crate::model::{Cidr, Direction, Peer, Policy, PortMatch, Problem, Protocol, Rule, Selector};
@@ -140,6 +140,45 @@ impl Prepared {
         numbers.collect()
     }
 
+    /// Whether one of its blocks covers the ClusterIP as it stands: not where it excepts it, or one of the backends for which
+    /// it stands.
+    fn covers_cluster_ip(&self, front: &FrontEnd) -> bool {
+        let excepted = |except: &Cidr| {
+            except.contains(front.cluster_ip) || front.addresses.iter().any(|a| except.contains(*a))
+        };
+        (self.blocks.iter())
+            .any(|(cidr, except)| cidr.contains(front.cluster_ip) && !except.iter().any(excepted))
+    }
+
+    /// Whether its blocks except one of these addresses, so that ClusterIPs that stand for it are excepted too.
+    pub fn excepts(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        let excepted = |address| {
+            self.blocks
+                .iter()
+                .flat_map(|(_, e)| e.iter())
+                .any(|e| e.contains(address))
+        };
+        self.direction == Direction::Egress && addresses.iter().any(|a| excepted(*a))
+    }
+
+    /// Its blocks as its entries have them: what an egress rule excepts is not to be had by way of a ClusterIP either.
+    pub fn entry_blocks(&self, services: &Services) -> Vec<(Cidr, Arc<[Cidr]>)> {
+        let mut blocks = self.blocks.clone();
+        if self.direction == Direction::Egress {
+            for (cidr, except) in &mut blocks {
+                let more: Vec<Cidr> = (except.iter())
+                    .flat_map(|e| services.standing_for(*cidr, *e))
+                    .map(Cidr::single)
+                    .collect();
+                if !more.is_empty() {
+                    let all: BTreeSet<Cidr> = except.iter().copied().chain(more).collect();
+                    *except = all.into_iter().collect();
+                }
+            }
+        }
+        blocks
+    }
+
     fn entry(&self, cidr: Cidr, except: &Arc<[Cidr]>, ports: Arc<[Port]>) -> Item {
         Item::Entry(
             self.direction,
@@ -153,10 +192,15 @@ impl Prepared {
     }
 
     /// What does not depend on any peer pod. `ports` as of [`Self::ports`].
-    pub fn block_items(&self, ports: Option<&Arc<[Port]>>, out: &mut Vec<Item>) {
+    /// `blocks` as of [`Self::entry_blocks`].
+    pub fn block_items(
+        &self,
+        blocks: &[(Cidr, Arc<[Cidr]>)],
+        ports: Option<&Arc<[Port]>>,
+        out: &mut Vec<Item>,
+    ) {
         if let Some(ports) = ports {
-            let entries = self
-                .blocks
+            let entries = blocks
                 .iter()
                 .map(|(cidr, except)| self.entry(*cidr, except, ports.clone()));
             out.extend(entries);
@@ -275,8 +319,9 @@ impl Prepared {
             port,
             cluster_ip,
             backends,
+            addresses: _,
         } = front;
-        if self.covers(*cluster_ip) && self.allows_number(port.protocol, Some(port.port)) {
+        if self.covers_cluster_ip(front) && self.allows_number(port.protocol, Some(port.port)) {
             return;
         }
         let allowed = (backends.iter())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use crate::model::{Cidr, EndpointSlice, ObjectId, Protocol, Service, ServicePort};
 
@@ -27,6 +28,8 @@ pub(super) struct FrontEnd {
     pub port: ServicePort,
     pub cluster_ip: IpAddr,
     pub backends: BTreeSet<(IpAddr, Option<u16>)>,
+    /// Of the Service's ready backends, whatever their ports.
+    pub addresses: Rc<BTreeSet<IpAddr>>,
 }
 
 impl Services {
@@ -64,6 +67,13 @@ impl Services {
         let net = block.net();
         let range = self.by_backend.range(net.network()..=net.broadcast());
         range.flat_map(|(_, services)| services)
+    }
+
+    /// The ClusterIPs in `cidr` that stand for a ready backend in `except`, which is part of it.
+    pub fn standing_for(&self, cidr: Cidr, except: Cidr) -> impl Iterator<Item = IpAddr> {
+        let services = self.within(except).filter_map(|id| self.service(id));
+        let cluster_ips = services.flat_map(|service| service.cluster_ips.iter().copied());
+        cluster_ips.filter(move |cluster_ip| cidr.contains(*cluster_ip))
     }
 
     pub fn backends(&self) -> impl Iterator<Item = (IpAddr, &BTreeSet<ObjectId>)> {
@@ -129,6 +139,7 @@ impl Services {
         let Some(service) = &state.service else {
             return front_ends;
         };
+        let addresses = Rc::new(self.backends_of(id));
         for port in &service.ports {
             let targets = state.backends(&port.name, port.protocol);
             for cluster_ip in &service.cluster_ips {
@@ -141,6 +152,7 @@ impl Services {
                         port: port.clone(),
                         cluster_ip: *cluster_ip,
                         backends,
+                        addresses: addresses.clone(),
                     });
                 }
             }

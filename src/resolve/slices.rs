@@ -20,6 +20,10 @@ use crate::model::{Cidr, Direction, Operator, Policy, Selector};
 /// Slices beyond this depth are not split, so that `count` fits its field. Only equal hashes could get there.
 const MAX_BITS: u32 = 31;
 
+/// Bits of an entry's hash that its peer alone decides: enough for 256 slices. More would split rules of many ports for one
+/// block, which these bits keep together, into as many empty slices.
+const PEER_BITS: u32 = 8;
+
 /// The smallest part of a policy that slices carry.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
@@ -433,17 +437,21 @@ fn all(spec: PolicyEndpointSpec) -> impl Iterator<Item = Item> {
         .chain(spec.self_services.into_iter().map(Item::SelfService))
 }
 
+/// An entry's upper bits say only whose it is: while slices are written one by one, a peer has its old entries or its new
+/// ones, and never none of both.
 fn hash(item: &Item) -> u64 {
     let mut hash = ContentHash::new();
     match item {
         Item::Entry(direction, entry) => {
             hash.bytes(&[*direction as u8]);
             hash.cidr(entry.cidr);
+            let peer = hash.finish();
             hash.bytes(&entry.rule.map_or(u32::MAX, |rule| rule).to_le_bytes());
             hash.count(entry.except.len());
             entry.except.iter().for_each(|except| hash.cidr(*except));
             hash.count(entry.ports.len());
             entry.ports.iter().for_each(|port| hash.port(port));
+            return peer & !(u64::MAX >> PEER_BITS) | hash.finish() >> PEER_BITS;
         }
         Item::Subject(pod) => {
             hash.bytes(&[2]);

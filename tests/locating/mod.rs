@@ -37,6 +37,7 @@ pub fn sought(name: &str, addresses: &[IpAddr]) -> Sought {
         uid: format!("uid-{name}").into(),
         id: ObjectId::new("shop", name),
         addresses: addresses.to_vec(),
+        interfaces: Vec::new(),
     }
 }
 

@@ -114,7 +114,8 @@ impl<'a> Oracle<'a> {
             .filter(move |(policy, rule)| match direction {
                 Direction::Ingress => self.rule_allows(policy, rule, Some(pod), peer, protocol, port),
                 Direction::Egress => {
-                    self.rule_allows(policy, rule, self.owner(peer), peer, protocol, port)
+                    let as_seen = self.without_blocks_that_except(rule, peer);
+                    self.rule_allows(policy, &as_seen, self.owner(peer), peer, protocol, port)
                         || self.service_allowed(policy, rule, peer, protocol, port)
                 }
             })
@@ -146,6 +147,34 @@ impl<'a> Oracle<'a> {
             Some(ports) => ports.iter().any(|p| port_matches(p, target, protocol, port)),
         };
         peer_matches && port_matches
+    }
+
+    /// The rule without the blocks that except a ready backend for which the address stands: what a block excepts is not to be had
+    /// by way of a ClusterIP either (20, 22).
+    fn without_blocks_that_except(self, rule: &Rule, address: IpAddr) -> Rule {
+        let mut rule = rule.clone();
+        let services = || {
+            self.objects
+                .services
+                .iter()
+                .filter(|s| s.cluster_ips.contains(&address))
+        };
+        let ready = || {
+            services().flat_map(|service| {
+                (self.objects.endpoint_slices.iter())
+                    .filter(|slice| {
+                        slice.id.namespace == service.id.namespace && slice.service == service.id.name
+                    })
+                    .flat_map(|slice| slice.ready.iter().copied())
+            })
+        };
+        for peers in &mut rule.peers {
+            peers.retain(|peer| match peer {
+                Peer::Block { except, .. } => !ready().any(|a| except.iter().any(|e| covers(e, a))),
+                Peer::Pods { .. } => true,
+            });
+        }
+        rule
     }
 
     fn peer_matches(self, policy: &Policy, peer: &Peer, address: IpAddr) -> bool {

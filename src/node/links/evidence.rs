@@ -116,6 +116,17 @@ fn on_bridge(table: &Table, bridge: u32, address: IpAddr) -> Evidence {
     }
 }
 
+/// The first of these names that is a pod's veth: never the uplink, whatever was said.
+pub(super) fn told(table: &Table, names: &[String]) -> Option<u32> {
+    names.iter().find_map(|name| {
+        let by_name = |(ifindex, link): (&u32, &super::table::Link)| {
+            (link.name == *name && link.kind == Kind::Veth).then_some(*ifindex)
+        };
+        let ifindex = table.links.iter().find_map(by_name)?;
+        (!is_uplink(table, ifindex)).then_some(ifindex)
+    })
+}
+
 fn is_uplink(table: &Table, ifindex: u32) -> bool {
     table
         .uplinks

@@ -68,6 +68,9 @@ pub struct Sought {
     pub uid: Arc<str>,
     pub id: ObjectId,
     pub addresses: Vec<IpAddr>,
+    /// Names of interfaces that it is behind by the word of who made it. The first of them that is a veth counts like a host
+    /// route; without one its addresses lead to it.
+    pub interfaces: Vec<String>,
 }
 
 /// The host-side end of a pod's veth pair.
@@ -193,7 +196,11 @@ impl Links {
                     (*address, evidence::evidence(&table, *address, route))
                 })
                 .collect::<BTreeMap<_, _>>();
-            let (places, problems) = place::settle(&table, pods, &known, &self.places);
+            let told = pods
+                .iter()
+                .filter_map(|pod| Some((&pod.uid, evidence::told(&table, &pod.interfaces)?)))
+                .collect();
+            let (places, problems) = place::settle(&table, pods, &known, &told, &self.places);
             self.places = places;
             let veths = self.places.iter().filter_map(|(uid, place)| {
                 let ifindex = place.ifindex;

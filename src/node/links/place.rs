@@ -1,5 +1,6 @@
 //! Evidence → places: which veth each pod is behind.
 //!
+//! - What made a pod's interface tells which it is: that goes above all, and no other pod is there.
 //! - A host route (/32, /128) by a veth is an administrator's word and is followed whenever it changes.
 //! - What a bridge has learnt is hearsay: any of its ports can claim another's address. So it places a pod that has no
 //!   place, and otherwise moves it only where its veth is contested or it has lost an address. A place that nothing
@@ -29,6 +30,9 @@ pub(super) struct Place {
 
 pub(super) type Places = BTreeMap<Arc<str>, Place>;
 
+/// By veth: the pod that is there by the word of what made it.
+type Owners<'a> = HashMap<u32, &'a Arc<str>>;
+
 /// One veth that the evidence for a pod names.
 #[derive(Clone, Copy)]
 struct Claim {
@@ -36,15 +40,18 @@ struct Claim {
     by_route: bool,
 }
 
-/// New places of `pods`, given what is known of their addresses, and what stands in the way of the others.
+/// New places of `pods`, given what is known of their addresses, and what stands in the way of the others. `told`: pods whose
+/// veth was named by what made it.
 pub(super) fn settle(
     table: &Table,
     pods: &[Sought],
     known: &BTreeMap<IpAddr, Evidence>,
+    told: &BTreeMap<&Arc<str>, u32>,
     before: &Places,
 ) -> (Places, Vec<Problem>) {
     let mut problems = Vec::new();
-    let claims = claims(table, pods, known, &mut problems);
+    let owners: Owners = told.iter().map(|(uid, ifindex)| (*ifindex, *uid)).collect();
+    let claims = claims(table, pods, known, (told, &owners), &mut problems);
     let mut claimants: HashMap<u32, BTreeSet<&Arc<str>>> = HashMap::new();
     for (uid, claim) in &claims {
         claimants.entry(claim.ifindex).or_default().insert(uid);
@@ -56,7 +63,7 @@ pub(super) fn settle(
     };
     let mut wanted: BTreeMap<u32, Vec<&Sought>> = BTreeMap::new();
     for pod in pods {
-        let now = held(table, pod, before);
+        let now = held(table, pod, before).filter(|place| !is_anothers(&owners, pod, place.ifindex));
         let want = match (now, claims.get(&pod.uid)) {
             (None, claim) => claim.map(|c| c.ifindex),
             (Some(now), Some(claim)) => {
@@ -145,13 +152,21 @@ fn claims<'a>(
     table: &Table,
     pods: &'a [Sought],
     known: &BTreeMap<IpAddr, Evidence>,
+    (told, owners): (&BTreeMap<&Arc<str>, u32>, &Owners),
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<&'a Arc<str>, Claim> {
     let mut claims = BTreeMap::new();
     for pod in pods {
+        if let Some(&ifindex) = told.get(&pod.uid) {
+            let by_route = true;
+            claims.insert(&pod.uid, Claim { ifindex, by_route });
+            continue;
+        }
         let mut veths: BTreeMap<u32, bool> = BTreeMap::new();
         for address in &pod.addresses {
-            if let Some(Evidence::Veth { ifindex, by_route }) = known.get(address) {
+            if let Some(Evidence::Veth { ifindex, by_route }) = known.get(address)
+                && !is_anothers(owners, pod, *ifindex)
+            {
                 *veths.entry(*ifindex).or_default() |= by_route;
             }
         }
@@ -168,6 +183,11 @@ fn claims<'a>(
         }
     }
     claims
+}
+
+/// Whether another pod is behind this veth by the word of what made it.
+fn is_anothers(owners: &Owners, pod: &Sought, ifindex: u32) -> bool {
+    owners.get(&ifindex).is_some_and(|owner| **owner != pod.uid)
 }
 
 /// A pod's place as long as its veth is the same one and it has an address of then.
@@ -239,6 +259,7 @@ mod tests {
             uid: name.into(),
             id: ObjectId::new("shop", name),
             addresses,
+            interfaces: Vec::new(),
         }
     }
 
@@ -255,7 +276,7 @@ mod tests {
                 .iter()
                 .map(|(a, evidence)| (address(a), evidence.clone()))
                 .collect();
-            (places, problems) = settle(table, pods, &known, &places);
+            (places, problems) = settle(table, pods, &known, &BTreeMap::new(), &places);
         }
         (
             places
@@ -305,6 +326,30 @@ mod tests {
             ],
         );
         assert_eq!(found, (at(&[("thief", VETH_B), ("web", VETH_A)]), vec![]));
+    }
+
+    #[test]
+    fn who_made_a_veth_says_whose_it_is_above_routes_bridges_and_earlier_places() {
+        let (old, new) = (pod("old", &["10.0.0.1"]), pod("new", &["10.0.0.1"]));
+        let known = BTreeMap::from([(address("10.0.0.1"), routed(VETH_A))]);
+        let nobody = BTreeMap::new();
+        // The old one has been found there, and still has the address that the new one was given.
+        let (before, _) = settle(
+            &node(),
+            std::slice::from_ref(&old),
+            &known,
+            &nobody,
+            &Places::new(),
+        );
+        assert_eq!(before["old"].ifindex, VETH_A);
+        let uid: Arc<str> = "new".into();
+        for veth in [VETH_A, VETH_B] {
+            let told = BTreeMap::from([(&uid, veth)]);
+            let (places, _) = settle(&node(), &[old.clone(), new.clone()], &known, &told, &before);
+            assert_eq!(places["new"].ifindex, veth);
+            let stays = (veth == VETH_B).then_some(VETH_A);
+            assert_eq!(places.get("old").map(|place| place.ifindex), stays);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub fn read_service(identity: &Identity, object: &Fields, reader: &mut Reader) -
     let none = Map::new();
     let root = Path::Root;
     let at = root.key("spec");
-    reader.only(
+    reader.expect(
         &root,
         object,
         &["apiVersion", "kind", "metadata", "spec", "status"],
@@ -97,7 +97,7 @@ fn service_port(at: &Path<'_>, value: &Value, reader: &mut Reader) -> Result<Ser
 /// `None` for one that belongs to no Service, or holds DNS names.
 pub fn read_slice(identity: &Identity, object: &Fields, reader: &mut Reader) -> Option<EndpointSlice> {
     let root = Path::Root;
-    reader.only(
+    reader.expect(
         &root,
         object,
         &[

@@ -62,6 +62,8 @@ pub struct Reader {
     /// How messages name the object.
     pub object: String,
     pub problems: Vec<Problem>,
+    /// An API server has held the object to its schema, which may be newer than ours: only policies are read strictly.
+    checked: bool,
 }
 
 impl Reader {
@@ -69,7 +71,20 @@ impl Reader {
         Self {
             object,
             problems: Vec::new(),
+            checked: false,
         }
+    }
+
+    /// For an object that an API server holds.
+    pub fn checked(object: String) -> Self {
+        Self {
+            checked: true,
+            ..Self::new(object)
+        }
+    }
+
+    pub fn is_checked(&self) -> bool {
+        self.checked
     }
 
     pub fn report(
@@ -159,6 +174,13 @@ impl Reader {
         match value.as_u64().and_then(|n| u16::try_from(n).ok()) {
             Some(port) if port > 0 => Ok(port),
             _ => Err(self.bad(at, value, "is no port number", "write a number from 1 to 65535")),
+        }
+    }
+
+    /// Reports fields that are not `known`, where nobody has checked that before. For what is no policy.
+    pub fn expect(&mut self, at: &Path<'_>, fields: &Fields, known: &[&str]) {
+        if !self.checked {
+            self.only(at, fields, known);
         }
     }
 

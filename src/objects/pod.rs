@@ -15,7 +15,7 @@ const SOURCE_PREFIXES: &str = "palisade.dev/allowed-source-prefixes";
 
 pub fn read_namespace(identity: &Identity, object: &Fields, reader: &mut Reader) -> Namespace {
     let root = Path::Root;
-    reader.only(
+    reader.expect(
         &root,
         object,
         &["apiVersion", "kind", "metadata", "spec", "status"],
@@ -38,7 +38,7 @@ pub fn read_pod(identity: &Identity, object: &Fields, reader: &mut Reader) -> Po
     let none = Map::new();
     let root = Path::Root;
     let (spec_at, status_at) = (root.key("spec"), root.key("status"));
-    reader.only(
+    reader.expect(
         &root,
         object,
         &["apiVersion", "kind", "metadata", "spec", "status"],

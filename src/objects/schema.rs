@@ -10,10 +10,14 @@ use super::text;
 use crate::model::Problem;
 
 /// Reports what of `value` does not fit `T`; a field that a problem is about already is not reported again.
+/// What an API server has checked is not checked again.
 pub fn check<T: DeserializeOwned>(at: &Path<'_>, value: Option<&Value>, reader: &mut Reader) -> bool {
     let Some(value) = value.filter(|value| !value.is_null()) else {
         return true;
     };
+    if reader.is_checked() {
+        return true;
+    }
     let prefix = at.to_string();
     let mut unknown = Vec::new();
     let mut track = Track::new();

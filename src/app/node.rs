@@ -1,0 +1,264 @@
+//! The loop of a node, whatever says what is wanted: a folder or an API server.
+//!
+//! In: changes of the source, links and routes, packets that the programs report, pods that the CNI plugin asks to secure.
+//! Out: the kernel at what is wanted, log lines, metrics, readiness.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::flows;
+use super::secured::Secured;
+use crate::bpf::{Event, EventReader, Settled};
+use crate::model::Problem;
+use crate::node::{Agent, Enforced, Secure, Wanted, Why};
+use crate::observe::{Metrics, Unready};
+
+/// Events that wait to be logged; what comes on top is counted as lost.
+pub const EVENTS: usize = 1024;
+/// How long a lull must last before what is left over is removed.
+const LULL: Duration = Duration::from_millis(100);
+/// How often what failed is tried again, and lost events are counted.
+const RETRY: Duration = Duration::from_secs(1);
+/// Objects that a line names before it only counts.
+const NAMED: usize = 5;
+
+/// What says what is wanted.
+pub trait Source: Send {
+    /// Resolves when there may be something to take; the first time, at once or when there is. Safe to cancel.
+    fn changed(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// Takes it.
+    fn take(&mut self, wanted: &mut Wanted) -> Taken;
+
+    /// Once a second, for what is only to be counted.
+    fn tick(&mut self) {}
+
+    /// The pod that kubelet knows by this UID, by the UID that `wanted` has it under.
+    fn uid_of(&self, uid: &str) -> Option<std::sync::Arc<str>>;
+}
+
+/// What a source had to tell.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// What changed, for the log.
+    pub objects: Vec<String>,
+    /// Something is to be enforced that was not.
+    pub news: bool,
+    /// Pods came, went or have other addresses.
+    pub pods: bool,
+    /// What cannot be enforced as written, by where it was found. What was found before, and is in no list, is no more.
+    pub problems: Vec<(&'static str, Vec<Problem>)>,
+    /// Not all is known that was in force before: nothing is to be written yet.
+    pub incomplete: bool,
+}
+
+/// What the loop runs on.
+pub struct Node<S> {
+    pub source: S,
+    /// What the log calls it.
+    pub name: String,
+    pub agent: Agent,
+    pub events: mpsc::Receiver<Event>,
+    pub reader: EventReader,
+    /// Pods that the CNI plugin has just made.
+    pub secure: mpsc::Receiver<Secure>,
+    /// What stands in the way of the CNI plugin.
+    pub cni: watch::Receiver<Vec<Problem>>,
+    pub metrics: Metrics,
+    /// Dropped once what is wanted is in force.
+    pub ready: Option<Unready>,
+}
+
+/// What of a change is known before it is enforced.
+#[derive(Default)]
+struct News {
+    objects: Vec<String>,
+    why: Why,
+}
+
+impl<S: Source> Node<S> {
+    /// Runs until `shutdown`; enforcement stays.
+    ///
+    /// # Errors
+    /// The source or the links' notifications ended.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<()> {
+        let mut wanted = Wanted::default();
+        let mut secured = Secured::new(self.agent.kernel().image());
+        let mut problems = Problems::default();
+        let mut tick = interval(RETRY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut first, mut incomplete, mut retry, mut lost) = (true, true, false, 0);
+        let (mut tidy_at, mut settling) = (None::<Instant>, None::<JoinHandle<Settled>>);
+        loop {
+            let mut news = News::default();
+            let (mut changed, mut asked) = (false, false);
+            let lull = tidy_at.unwrap_or_else(Instant::now);
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                ready = self.source.changed() => {
+                    ready?;
+                    changed = true;
+                }
+                Some(request) = self.secure.recv() => {
+                    secured.ask(request);
+                    while let Ok(more) = self.secure.try_recv() {
+                        secured.ask(more);
+                    }
+                    asked = true;
+                }
+                Ok(()) = self.cni.changed() => {
+                    problems.replace(vec![("cni", self.cni.borrow_and_update().clone())]);
+                    self.metrics.set_problems(problems.report());
+                    continue;
+                }
+                moved = self.agent.links_changed() => {
+                    moved?;
+                    news.why.links = true;
+                }
+                () = sleep_until(lull), if tidy_at.is_some() && settling.is_none() => {
+                    let wait = self.agent.settling();
+                    settling = Some(spawn_blocking(|| wait.wait()));
+                    tidy_at = None;
+                    continue;
+                }
+                settled = ended(&mut settling), if settling.is_some() => {
+                    settling = None;
+                    // If it comes too late, the change that was faster has set the next time.
+                    self.agent.tidy(&settled?);
+                    continue;
+                }
+                _ = tick.tick() => {
+                    self.count_lost(&mut lost);
+                    self.source.tick();
+                    if !retry && !secured.is_waiting() {
+                        continue;
+                    }
+                    news.why.pods = true;
+                }
+                Some(event) = self.events.recv() => {
+                    flows::log(self.agent.kernel(), &event);
+                    continue;
+                }
+            }
+            let begun = Instant::now();
+            let mut due = !changed && !asked;
+            if changed {
+                let taken = self.source.take(&mut wanted);
+                problems.replace(taken.problems);
+                news.why.pods |= taken.pods;
+                news.objects = taken.objects;
+                incomplete = taken.incomplete;
+                due = taken.news;
+            }
+            if incomplete {
+                secured.give_up_who_is_late("the API server has not told yet what concerns this node");
+                self.metrics.set_problems(problems.report());
+                continue;
+            }
+            news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
+            if !due && !news.why.pods {
+                self.metrics.set_problems(problems.report());
+                continue;
+            }
+            first = false;
+            let enforced = self.agent.enforce(&wanted, news.why).await?;
+            let took = begun.elapsed();
+            secured.answer(&self.agent, &enforced);
+            retry = enforced.retry;
+            tidy_at = enforced.untidy.then(|| Instant::now() + LULL);
+            if enforced.written.map_writes + enforced.written.flips > 0 {
+                self.metrics.applied_in(took);
+                self.metrics.changes_applied.inc();
+            }
+            news.log(&enforced, took);
+            if !enforced.refused
+                && let Some(ready) = self.ready.take()
+            {
+                drop(ready);
+                info!(
+                    policies = wanted.endpoints.len(),
+                    pods = wanted.pods.len(),
+                    attached = enforced.attached,
+                    took = ?took,
+                    "in force: {}", self.name
+                );
+            }
+            problems.replace(vec![("node", enforced.problems)]);
+            self.metrics.set_problems(problems.report());
+        }
+        self.reader.stop()
+    }
+
+    fn count_lost(&self, lost: &mut u64) {
+        let now = self.agent.kernel().events_lost().unwrap_or(*lost) + self.reader.refused();
+        self.metrics.events_lost.inc_by(now.saturating_sub(*lost));
+        *lost = now.max(*lost);
+    }
+}
+
+/// The end of a wait that is under way.
+async fn ended(settling: &mut Option<JoinHandle<Settled>>) -> Result<Settled> {
+    match settling {
+        Some(wait) => wait.await.context("the wait for packets on their way has failed"),
+        None => std::future::pending().await,
+    }
+}
+
+impl News {
+    /// One line a change: what changed, and what that took.
+    fn log(&self, enforced: &Enforced, took: Duration) {
+        let written = &enforced.written;
+        if self.objects.is_empty() && written.map_writes + written.flips == 0 {
+            return;
+        }
+        let mut what = self
+            .objects
+            .iter()
+            .take(NAMED)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
+        if self.objects.len() > NAMED {
+            what += &format!(" and {} more", self.objects.len() - NAMED);
+        }
+        if what.is_empty() {
+            what = "links".into();
+        }
+        info!(map_writes = written.map_writes, flips = written.flips, took = ?took, "applied: {what}");
+    }
+}
+
+/// What cannot be enforced as written, by where it was found.
+#[derive(Default)]
+struct Problems {
+    found: BTreeMap<&'static str, Vec<Problem>>,
+    told: BTreeSet<Problem>,
+}
+
+impl Problems {
+    fn replace(&mut self, found: Vec<(&'static str, Vec<Problem>)>) {
+        self.found.extend(found);
+    }
+
+    /// Tells of those that are new and those that are gone; counts them by where they were found.
+    fn report(&mut self) -> BTreeMap<String, u64> {
+        let now: BTreeSet<Problem> = self.found.values().flatten().cloned().collect();
+        for problem in BTreeSet::difference(&now, &self.told) {
+            warn!("problem: {problem}");
+        }
+        for problem in self.told.difference(&now) {
+            info!("no problem any more: {problem}");
+        }
+        self.told = now;
+        let count = |(source, list): (&&str, &Vec<_>)| ((*source).to_string(), list.len() as u64);
+        self.found.iter().map(count).collect()
+    }
+}

@@ -1,0 +1,174 @@
+//! One watch as an endless stream of events: lists, watches, waits and begins anew after each failure.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{BoxStream, unfold};
+use kube::Api;
+use kube::runtime::watcher::{self, Event, watcher};
+use tokio::time::{sleep, timeout};
+
+use super::raw::Raw;
+
+/// The first wait after a failure; each further one in a row doubles it.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// The longest wait. Healing must not take much longer than the fault; a request each ten seconds a watch is no burden.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long the next piece of a list may take.
+const LIST_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server keeps a watch open, in seconds: the shortest and the longest, so that not all end at once. The
+/// client refuses 295 and more.
+const WATCH_SECONDS: (u32, u32) = (220, 290);
+
+/// Why a watch does not work at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub message: String,
+    pub remedy: &'static str,
+}
+
+struct Follow {
+    api: Api<Raw>,
+    config: watcher::Config,
+    events: BoxStream<'static, watcher::Result<Event<Raw>>>,
+    listing: bool,
+    /// Failures in a row.
+    failures: u32,
+    wait: Option<Duration>,
+}
+
+/// All that `api` and the selector of `config` cover. Never ends.
+pub fn follow(
+    api: Api<Raw>,
+    config: watcher::Config,
+) -> impl futures::Stream<Item = Result<Event<Raw>, Failure>> + Send + use<> {
+    let (shortest, longest) = WATCH_SECONDS;
+    let config = config.timeout(shortest + (chance() % u64::from(longest - shortest)) as u32);
+    let follow = Follow {
+        events: watcher(api.clone(), config.clone()).boxed(),
+        api,
+        config,
+        listing: true,
+        failures: 0,
+        wait: None,
+    };
+    unfold(follow, |mut follow| async move {
+        let item = follow.next().await;
+        Some((item, follow))
+    })
+}
+
+impl Follow {
+    async fn next(&mut self) -> Result<Event<Raw>, Failure> {
+        if let Some(wait) = self.wait {
+            sleep(wait).await;
+            self.wait = None;
+        }
+        let next = if self.listing {
+            match timeout(LIST_PATIENCE, self.events.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    self.anew();
+                    return Err(self.failed(Failure {
+                        message: format!(
+                            "the list does not come: nothing for {} s",
+                            LIST_PATIENCE.as_secs()
+                        ),
+                        remedy: "see whether the API server answers; it is tried again until it does",
+                    }));
+                }
+            }
+        } else {
+            self.events.next().await
+        };
+        match next {
+            Some(Ok(event)) => {
+                match &event {
+                    Event::Init => self.listing = true,
+                    Event::InitDone => self.listing = false,
+                    Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+                }
+                // A list begins whether or not the server answers.
+                if !matches!(event, Event::Init) {
+                    self.failures = 0;
+                }
+                Ok(event)
+            }
+            Some(Err(error)) => {
+                // The version to go on from is no more, and the client would ask for it for ever.
+                if matches!(&error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+                {
+                    self.anew();
+                }
+                Err(self.failed(failure(&error)))
+            }
+            None => {
+                self.anew();
+                Err(self.failed(Failure {
+                    message: "the watch has ended".into(),
+                    remedy: "it begins anew",
+                }))
+            }
+        }
+    }
+
+    fn anew(&mut self) {
+        self.events = watcher(self.api.clone(), self.config.clone()).boxed();
+        self.listing = true;
+    }
+
+    fn failed(&mut self, failure: Failure) -> Failure {
+        let longest = FIRST_WAIT
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST_WAIT);
+        self.failures += 1;
+        // Between half of it and all of it: nodes that lost the server together do not come back together.
+        let half = longest / 2;
+        self.wait = Some(half + half.mul_f64((chance() % 1000) as f64 / 1000.0));
+        failure
+    }
+}
+
+/// A number that differs from watch to watch and from node to node.
+fn chance() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn failure(error: &watcher::Error) -> Failure {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    let code = match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status))
+        | WatchError(status) => Some(status.code),
+        _ => None,
+    };
+    let remedy = match code {
+        Some(401) => "give it a valid token: the ServiceAccount palisade of the namespace kube-system",
+        Some(403) => "let the ServiceAccount list and watch it: apply the ClusterRole of manifests/",
+        Some(404) => "install the resource: apply manifests/crds.yaml",
+        Some(410) => "nothing; everything is listed anew",
+        Some(429) => "nothing; the API server is busy, and it is tried again",
+        _ => "see whether the API server answers; it is tried again until it does",
+    };
+    Failure {
+        message: chain(error),
+        remedy,
+    }
+}
+
+/// The error and its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text += ": ";
+            text += &more;
+        }
+        cause = error.source();
+    }
+    text
+}

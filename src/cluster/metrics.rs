@@ -1,0 +1,86 @@
+//! What the cluster's side counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// 1 while this instance leads.
+    pub leader: Gauge,
+    /// Calls to the Lease that failed or took too long.
+    pub lease_errors: Counter,
+    /// Lists and watches that failed; what is known stays, and they are tried again.
+    pub watch_errors: Counter,
+    /// PolicyEndpoints written.
+    pub endpoints_written: Counter,
+    /// Bytes of the PolicyEndpoints written.
+    pub endpoint_bytes_written: Counter,
+    /// PolicyEndpoints deleted because they were stale.
+    pub endpoints_deleted: Counter,
+    /// Writes and deletions that failed; they are tried again.
+    pub publish_errors: Counter,
+    /// Objects that cannot be read in full; 0 where this instance does not lead.
+    pub objects_with_problems: Gauge,
+    /// Policies that have a part which cannot be realised as written; 0 where this instance does not lead.
+    pub policies_with_problems: Gauge,
+}
+
+impl Metrics {
+    /// Adds them to what a scrape shows.
+    pub fn register(&self, registry: &mut Registry) {
+        let Self {
+            leader,
+            lease_errors,
+            watch_errors,
+            endpoints_written,
+            endpoint_bytes_written,
+            endpoints_deleted,
+            publish_errors,
+            objects_with_problems,
+            policies_with_problems,
+        } = self;
+        registry.register("leader", "1 while this instance leads", leader.clone());
+        registry.register(
+            "lease_errors",
+            "Calls to the Lease that failed or took too long",
+            lease_errors.clone(),
+        );
+        registry.register(
+            "watch_errors",
+            "Lists and watches that failed",
+            watch_errors.clone(),
+        );
+        registry.register(
+            "endpoints_written",
+            "PolicyEndpoints written",
+            endpoints_written.clone(),
+        );
+        registry.register(
+            "endpoint_bytes_written",
+            "Bytes of the PolicyEndpoints written",
+            endpoint_bytes_written.clone(),
+        );
+        registry.register(
+            "endpoints_deleted",
+            "PolicyEndpoints deleted because they were stale",
+            endpoints_deleted.clone(),
+        );
+        registry.register(
+            "publish_errors",
+            "Writes and deletions of PolicyEndpoints that failed, and are tried again",
+            publish_errors.clone(),
+        );
+        registry.register(
+            "objects_with_problems",
+            "Objects of the API server that cannot be read in full",
+            objects_with_problems.clone(),
+        );
+        registry.register(
+            "policies_with_problems",
+            "Policies that have a part which cannot be realised as written",
+            policies_with_problems.clone(),
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! One kind of objects, watched for as long as it takes: events in, without an end and without errors.
+//!
+//! Whatever goes wrong is counted, told once as it begins and once as it ends, and tried again at growing distances. A list that
+//! makes no progress is given up, and so is a watch on which nothing arrives; a version that the server no longer has makes for
+//! a new list.
+
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use kube::Api;
+use kube::runtime::watcher::{self, Error, Event, watcher};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::metrics::Metrics;
+use super::refusal::watch_said;
+use super::tree::{Tree, Watched};
+
+/// After this long the server ends a watch, and it is taken up again where it was; so long a dead connection may stay unnoticed.
+const WATCH: u32 = 60;
+/// How long one page of a list may take.
+const PAGE: Duration = Duration::from_secs(30);
+/// The longest is how late a change may be noticed after the server is back.
+const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8));
+/// Without an error for so long a watch is sound, also where nothing has happened in it.
+const SOUND: Duration = Duration::from_secs(30);
+
+/// Events of all objects that `api` and the selector of `config` cover. Never ends.
+pub fn watch<K: Watched>(
+    api: Api<Tree<K>>,
+    config: watcher::Config,
+    metrics: Metrics,
+) -> impl Stream<Item = Event<Tree<K>>> + Send {
+    Watch::new(api, config, metrics).into_stream()
+}
+
+struct Watch<K: Watched> {
+    api: Api<Tree<K>>,
+    config: watcher::Config,
+    inner: BoxStream<'static, watcher::Result<Event<Tree<K>>>>,
+    metrics: Metrics,
+    /// Until a list is complete, silence is not normal.
+    listing: bool,
+    retries: Backoff,
+    troubled: bool,
+    last_error: Option<Instant>,
+    page: Duration,
+}
+
+impl<K: Watched> Watch<K> {
+    fn new(api: Api<Tree<K>>, config: watcher::Config, metrics: Metrics) -> Self {
+        let config = config.timeout(WATCH);
+        Self {
+            inner: watcher(api.clone(), config.clone()).boxed(),
+            api,
+            config,
+            metrics,
+            listing: true,
+            retries: RETRIES,
+            troubled: false,
+            last_error: None,
+            page: PAGE,
+        }
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Event<Tree<K>>> + Send {
+        stream::unfold(self, |mut watch| async move {
+            let event = watch.next().await;
+            Some((event, watch))
+        })
+    }
+
+    async fn next(&mut self) -> Event<Tree<K>> {
+        loop {
+            let next = if self.listing {
+                timeout(self.page, self.inner.next()).await
+            } else {
+                Ok(self.inner.next().await)
+            };
+            let error = match next {
+                Ok(Some(Ok(event))) => {
+                    match &event {
+                        Event::Init => self.listing = true,
+                        Event::InitDone => self.listing = false,
+                        Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+                    }
+                    if !matches!(event, Event::Init) {
+                        self.healed();
+                    }
+                    return event;
+                }
+                Ok(Some(Err(error))) => {
+                    if is_expired(&error) {
+                        self.restart();
+                    }
+                    watch_said(&error)
+                }
+                Ok(None) => {
+                    self.restart();
+                    "the watch ended".to_string()
+                }
+                Err(_) => {
+                    self.restart();
+                    format!("no answer to a list within {:?}", self.page)
+                }
+            };
+            self.metrics.watch_errors.inc();
+            if self.last_error.is_some_and(|at| at.elapsed() > SOUND) {
+                self.healed();
+            }
+            self.last_error = Some(Instant::now());
+            if !self.troubled {
+                warn!(
+                    kind = %K::kind(&()),
+                    error,
+                    "cannot watch; what is known stays, and it is tried again"
+                );
+            }
+            self.troubled = true;
+            sleep(self.retries.next()).await;
+        }
+    }
+
+    fn healed(&mut self) {
+        self.retries = RETRIES;
+        if std::mem::take(&mut self.troubled) {
+            info!(kind = %K::kind(&()), "watched again");
+        }
+    }
+
+    fn restart(&mut self) {
+        self.inner = watcher(self.api.clone(), self.config.clone()).boxed();
+        self.listing = true;
+    }
+}
+
+/// The server no longer has the version from which the watch was to go on. The watcher notices that by itself where it is told
+/// as an event, but not where it is the answer to the request.
+fn is_expired(error: &Error) -> bool {
+    match error {
+        Error::WatchStartFailed(kube::Error::Api(status)) | Error::WatchFailed(kube::Error::Api(status)) => {
+            status.code == 410
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

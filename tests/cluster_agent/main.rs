@@ -1,0 +1,22 @@
+//! `palisade run` on a node of a cluster: a real API server, pods behind veths, real packets. The test writes what kubelet
+//! and a controller would.
+
+// Of what is shared, each takes what it needs.
+#[allow(dead_code)]
+#[path = "../live/instance.rs"]
+mod instance;
+#[path = "../netns/mod.rs"]
+mod netns;
+#[allow(dead_code)]
+#[path = "../live/probes.rs"]
+mod probes;
+
+mod server;
+mod site;
+
+mod faults;
+mod latency;
+mod led;
+mod plugin;
+mod policies;
+mod starts;

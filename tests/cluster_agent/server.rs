@@ -1,0 +1,334 @@
+//! A real API server on this machine's loopback, with the kinds that the agent reads; and the way to it from a host's
+//! namespace, which can be cut.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+
+use crate::netns::Namespace;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/cluster/apiserver");
+const BINARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/cluster/bin/kube");
+
+/// Leaves the test where there is no API server to start; continuous integration must not skip.
+#[macro_export]
+macro_rules! require_server {
+    () => {
+        $crate::require_root!();
+        if !$crate::server::may_start() {
+            return;
+        }
+    };
+}
+
+pub fn may_start() -> bool {
+    if Path::new(BINARY).exists() {
+        return true;
+    }
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "CI=true, but there is no {BINARY}: make cluster-build makes it"
+    );
+    eprintln!("skipped: there is no {BINARY}; make cluster-build makes it");
+    false
+}
+
+/// Ends on drop, and leaves nothing.
+pub struct Server {
+    folder: PathBuf,
+    pub kubeconfig: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Server {
+    /// With PolicyEndpoints as Palisade defines them.
+    pub fn with_our_definitions() -> Self {
+        let server = Self::start();
+        for definition in palisade::cluster::crds::definitions() {
+            server.put(serde_json::to_value(definition).expect("JSON"));
+        }
+        server.until_served();
+        server
+    }
+
+    /// With PolicyEndpoints as another publisher may define them: any field goes.
+    pub fn with_open_definitions() -> Self {
+        let server = Self::start();
+        server.define_policy_endpoints();
+        server.until_served();
+        server
+    }
+
+    fn start() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("palisade-api-{}-{number}", std::process::id()));
+        script("up", &folder);
+        let kubeconfig = folder.join("kubeconfig");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let read = kube::config::Kubeconfig::read_from(&kubeconfig).expect("the kubeconfig");
+        let config = runtime.block_on(Config::from_custom_kubeconfig(read, &Default::default()));
+        let client = {
+            let _inside = runtime.enter();
+            Client::try_from(config.expect("a configuration")).expect("a client")
+        };
+        Self {
+            folder,
+            kubeconfig,
+            runtime,
+            client,
+        }
+    }
+
+    /// Ends the API server, not what it has stored.
+    pub fn stop(&self) {
+        script("stop", &self.folder);
+    }
+
+    pub fn go_on(&self) {
+        script("start", &self.folder);
+    }
+
+    pub fn port(&self) -> u16 {
+        let text = std::fs::read_to_string(self.folder.join("ports")).expect("the ports");
+        let port = text
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("port="));
+        port.and_then(|port| port.parse().ok()).expect("a port")
+    }
+
+    fn define_policy_endpoints(&self) {
+        let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        self.put(json!({
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "policyendpoints.networking.k8s.aws"},
+            "spec": {
+                "group": "networking.k8s.aws",
+                "scope": "Namespaced",
+                "names": {"kind": "PolicyEndpoint", "plural": "policyendpoints", "singular": "policyendpoint"},
+                "versions": [{
+                    "name": "v1alpha1", "served": true, "storage": true,
+                    "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": open}, "x-kubernetes-preserve-unknown-fields": true}},
+                }],
+            },
+        }));
+    }
+
+    fn until_served(&self) {
+        let served = (0..200).any(|_| {
+            let list = self
+                .runtime
+                .block_on(self.api("PolicyEndpoint", "default").list(&Default::default()));
+            list.is_ok() || {
+                std::thread::sleep(Duration::from_millis(50));
+                false
+            }
+        });
+        assert!(served, "PolicyEndpoints are not served");
+    }
+
+    fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        let (group, version) = match kind {
+            "PolicyEndpoint" => ("networking.k8s.aws", "v1alpha1"),
+            "NetworkPolicy" => ("networking.k8s.io", "v1"),
+            "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1"),
+            _ => ("", "v1"),
+        };
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        match namespace {
+            "" => Api::all_with(self.client.clone(), &resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        }
+    }
+
+    fn api_of(&self, object: &Value) -> (Api<DynamicObject>, String) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
+        let api = self.api(&kind, &text(&metadata["namespace"]));
+        (api, text(&metadata["name"]))
+    }
+
+    /// Makes it, or makes it so.
+    pub fn put(&self, object: Value) {
+        let (api, name) = self.api_of(&object);
+        let parameters = PatchParams::apply("test").force();
+        let patch = Patch::Apply(&object);
+        let put = api.patch(&name, &parameters, &patch);
+        self.runtime
+            .block_on(put)
+            .unwrap_or_else(|e| panic!("{object}: {e}"));
+    }
+
+    /// The UID that it was given.
+    pub fn create(&self, object: Value) -> String {
+        let (api, _) = self.api_of(&object);
+        let new = serde_json::from_value(object.clone()).expect("an object");
+        let create = self.runtime.block_on(api.create(&PostParams::default(), &new));
+        let created = create.unwrap_or_else(|e| panic!("{object}: {e}"));
+        created.metadata.uid.expect("a UID")
+    }
+
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
+        let at_once = DeleteParams::default().grace_period(0);
+        let delete = self.api(kind, namespace);
+        let deleted = self.runtime.block_on(delete.delete(name, &at_once));
+        deleted.unwrap_or_else(|e| panic!("{kind} {namespace}/{name}: {e}"));
+    }
+
+    pub fn namespace(&self, name: &str) {
+        self.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    }
+
+    /// A pod that runs on `node`, labelled `app: NAME`.
+    pub fn pod(&self, namespace: &str, name: &str, node: &str, addresses: &[std::net::IpAddr]) {
+        self.bound_pod(namespace, name, node);
+        self.status(namespace, name, addresses, "Running");
+    }
+
+    /// A pod that is to run on `node`, and has no address yet; its UID.
+    pub fn bound_pod(&self, namespace: &str, name: &str, node: &str) -> String {
+        self.create(json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+            "spec": {"nodeName": node, "containers": [{"name": "main", "image": "example.com/main"}]},
+        }))
+    }
+
+    /// The UID that it has given to an object.
+    pub fn uid(&self, kind: &str, namespace: &str, name: &str) -> String {
+        let get = self.runtime.block_on(self.api(kind, namespace).get(name));
+        let object = get.unwrap_or_else(|e| panic!("{kind} {namespace}/{name}: {e}"));
+        object.metadata.uid.expect("a UID")
+    }
+
+    pub fn status(&self, namespace: &str, name: &str, addresses: &[std::net::IpAddr], phase: &str) {
+        let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+        let status = json!({"status": {"phase": phase, "podIP": addresses.first(), "podIPs": ips}});
+        let api = self.api("Pod", namespace);
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&status));
+        let patch = api.patch_status(name, &parameters, &patch);
+        self.runtime
+            .block_on(patch)
+            .unwrap_or_else(|e| panic!("status of {name}: {e}"));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new(SCRIPT).arg("down").arg(&self.folder).status();
+    }
+}
+
+fn script(what: &str, folder: &Path) {
+    let output = Command::new(SCRIPT)
+        .arg(what)
+        .arg(folder)
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{SCRIPT} {what}: {said}");
+}
+
+/// A way from a namespace's loopback to the server's port; ends on drop.
+pub struct Way {
+    open: Arc<AtomicBool>,
+    ends: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Way {
+    pub fn new(from: &Namespace, port: u16) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener = from.run(|| TcpListener::bind(address)).expect("a free port");
+        listener.set_nonblocking(true).expect("a listener");
+        let mut way = Self {
+            open: Arc::new(AtomicBool::new(true)),
+            ends: Arc::default(),
+            connections: Arc::default(),
+            thread: None,
+        };
+        let (open, ends, connections) = (way.open.clone(), way.ends.clone(), way.connections.clone());
+        let thread = std::thread::spawn(move || {
+            let mut pumps = Vec::new();
+            while !ends.load(Ordering::Relaxed) {
+                let Ok((near, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                near.set_nonblocking(false).expect("a stream");
+                let far = TcpStream::connect(address)
+                    .ok()
+                    .filter(|_| open.load(Ordering::Relaxed));
+                // Without a server the connection ends at once.
+                let Some(far) = far else { continue };
+                for stream in [&near, &far] {
+                    stream.set_nodelay(true).expect("a stream");
+                    let mut all = connections.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.push(stream.try_clone().expect("a stream"));
+                }
+                let (near_again, far_again) = (near.try_clone(), far.try_clone());
+                pumps.push(pump(near, far));
+                pumps.push(pump(far_again.expect("a stream"), near_again.expect("a stream")));
+            }
+            for pump in pumps {
+                let _ = pump.join();
+            }
+        });
+        way.thread = Some(thread);
+        way
+    }
+
+    /// Cuts all connections, and takes new ones only after [`mend`](Self::mend).
+    pub fn cut(&self) {
+        self.open.store(false, Ordering::Relaxed);
+        let mut all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in all.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn mend(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.cut();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read) = from.read(&mut buffer) {
+            if read == 0 || to.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = from.shutdown(Shutdown::Both);
+    })
+}
