@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams};
+use kube::Api;
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use serde_json::json;
 
 use crate::agents;
-use crate::cluster::{Cluster, Space, addresses_of, apply, container_of, pod};
+use crate::cluster::{Cluster, PATIENCE, Space, addresses_of, apply, container_of, pod};
+use crate::failover::endpoint_kind;
 use crate::netns::Netns;
 use crate::report::{Limit, Report, setting};
 
@@ -81,8 +83,12 @@ fn nothing_passes_before_the_policy_does() {
             "none",
             &json!({ "podSelector": { "matchLabels": { "app": "started" } }, "policyTypes": ["Ingress", "Egress"] }),
         );
-        // The controller knows the policy when it has published it; nothing but that may be waited for.
-        std::thread::sleep(Duration::from_secs(1));
+        let published =
+            Api::<DynamicObject>::namespaced_with(cluster.client.clone(), &space.name, &endpoint_kind());
+        agents::within(PATIENCE, "the policy is published", || {
+            let list = cluster.block_on(published.list(&ListParams::default())).ok()?;
+            (!list.items.is_empty()).then_some(())
+        });
         let names: Vec<String> = (0..wanted).map(|number| format!("started-{number}")).collect();
         let nodes = [one, two].into_iter().cycle();
         let pods: Vec<(&str, &String)> = names.iter().map(String::as_str).zip(nodes).collect();

@@ -17,16 +17,22 @@ const PORT: u16 = 7100;
 const EVERY: Duration = Duration::from_micros(200);
 /// As long as no probe arrives, the verdict is to drop.
 const SILENT: Duration = Duration::from_millis(30);
+/// And so many were sent: the sender may have had to wait for a core.
+const UNANSWERED: u64 = 50;
 const APPLIED: &str = "palisade_apply_duration_seconds";
 
 /// Probes to a pod without end, and when they arrived, in ns since `start`.
+#[derive(Debug)]
 struct Probe {
     start: Instant,
     stop: AtomicBool,
     /// Last arrival. 0 before any.
     last: AtomicU64,
-    /// First arrival since `last` was set to 0.
+    /// First arrival since this was set to 0.
     first: AtomicU64,
+    sent: AtomicU64,
+    /// Of `sent`, at the last arrival.
+    answered: AtomicU64,
 }
 
 impl Probe {
@@ -36,6 +42,8 @@ impl Probe {
             stop: AtomicBool::new(false),
             last: AtomicU64::new(0),
             first: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         }
     }
 
@@ -49,6 +57,7 @@ impl Probe {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
         while !self.stop.load(SeqCst) {
             let _ = socket.send_to(b"probe", to);
+            self.sent.fetch_add(1, SeqCst);
             std::thread::sleep(EVERY);
         }
     }
@@ -60,19 +69,22 @@ impl Probe {
                 let now = self.now();
                 let _ = self.first.compare_exchange(0, now, SeqCst, SeqCst);
                 self.last.store(now, SeqCst);
+                self.answered.store(self.sent.load(SeqCst), SeqCst);
             }
         }
     }
 
-    /// When the first probe arrived after `from`, which was asked to be allowed then.
+    /// When the first probe arrived since `first` was set to 0.
     fn opened(&self) -> Option<u64> {
         Some(self.first.load(SeqCst)).filter(|first| *first > 0)
     }
 
-    /// When the last probe arrived, once there are none.
+    /// When the last probe arrived, once none do.
     fn closed(&self) -> Option<u64> {
         let last = self.last.load(SeqCst);
-        (self.now() > last + u64::try_from(SILENT.as_nanos()).expect("small")).then_some(last)
+        let unanswered = self.sent.load(SeqCst).saturating_sub(self.answered.load(SeqCst));
+        let silent = Duration::from_nanos(self.now().saturating_sub(last));
+        (silent > SILENT && unanswered > UNANSWERED).then_some(last)
     }
 }
 
