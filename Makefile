@@ -1,7 +1,7 @@
 # Everything that a fresh Debian-like machine needs, besides the Rust toolchain and make, is installed from here.
 SHELL := /bin/bash
 CARGO ?= cargo
-PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables
+PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables iptables
 # Empty for root, and where there is no sudo: what is run then says what it needs.
 AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
 BENCH_PACKAGES := jq
@@ -38,7 +38,8 @@ demo: packages
 	$(CARGO) build --locked --release --bin palisade --example demo
 	$(AS_ROOT) $${CARGO_TARGET_DIR:-target}/release/examples/demo
 
-test: packages lint
+# With a real API server, for which Kubernetes is built once.
+test: packages cluster-build lint
 	$(CARGO) test --locked
 
 # The rules on dependencies that need no tool besides cargo; deny.toml has the others, and this one again.

@@ -168,7 +168,7 @@ impl<'a> Oracle<'a> {
                     .flat_map(|slice| slice.ready.iter().copied())
             })
         };
-        for peers in &mut rule.peers {
+        if let Some(peers) = &mut rule.peers {
             peers.retain(|peer| match peer {
                 Peer::Block { except, .. } => !ready().any(|a| except.iter().any(|e| covers(e, a))),
                 Peer::Pods { .. } => true,
