@@ -141,6 +141,16 @@ fn nothing_passes_before_the_policy_does() {
         arrived(&found),
         Limit::AtMost(0.0),
     );
+    report.count(
+        "of them before the container was seen to run",
+        found.iter().map(|pod| pod.early).sum(),
+        Limit::None,
+    );
+    report.count(
+        "pods that were reached",
+        found.iter().filter(|pod| pod.datagrams > 0).count() as u64,
+        Limit::None,
+    );
     let mut starts: Vec<Duration> = found.iter().map(|pod| pod.took).collect();
     report.durations(
         "from the API's answer to running",
@@ -186,6 +196,9 @@ impl Window {
 struct Found {
     address: IpAddr,
     took: Duration,
+    /// That reached it before its container was seen to run.
+    early: u64,
+    /// All that reached it.
     datagrams: u64,
     connected: bool,
 }
@@ -220,6 +233,8 @@ fn start_batch(space: &Space, app: &str, batch: &[(&str, &String)], sink: IpAddr
         let pod = space.cluster.block_on(api.get(name)).expect("the pod");
         let keeper = container_of(&pod).unwrap_or_else(|| panic!("{name}: its keeper has ended"));
         let netns = Netns::of_container(&keeper).unwrap_or_else(|| panic!("{name}: no process"));
+        let datagrams = || netns.counter("Udp", "InDatagrams") + netns.counter("Udp", "NoPorts");
+        let early = datagrams();
         space.cluster.wait(
             space.api::<Pod>(),
             name,
@@ -230,7 +245,8 @@ fn start_batch(space: &Space, app: &str, batch: &[(&str, &String)], sink: IpAddr
         Found {
             address: addresses_of(&pod).next().expect("waited for"),
             took,
-            datagrams: netns.counter("Udp", "InDatagrams") + netns.counter("Udp", "NoPorts"),
+            early,
+            datagrams: datagrams(),
             connected: exit_code(&pod) == Some(0),
         }
     });
