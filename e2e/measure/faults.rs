@@ -183,7 +183,7 @@ fn upgrade_to_another_abi() {
         json!({ "spec": { "containers": [{
             "name": NAME, "env": [{ "name": "PALISADE_ABI_VERSION", "value": version.to_string() }] }] } })
     };
-    // Away from what a test before has left.
+    // Other versions than a run that failed has left.
     let first = 1000 + u64::from(std::process::id() % 1000) * 1000;
     under_traffic(
         "faults.another-abi",
@@ -194,6 +194,13 @@ fn upgrade_to_another_abi() {
             1
         },
     );
+    if let Some(cluster) = Cluster::connect() {
+        let env = json!({ "name": "PALISADE_ABI_VERSION", "$patch": "delete" });
+        roll(
+            &cluster,
+            &json!({ "spec": { "containers": [{ "name": NAME, "env": [env] }] } }),
+        );
+    }
 }
 
 /// Changes the pods' template and waits until each runs with it.
