@@ -10,7 +10,7 @@ CLUSTER_PACKAGES := containerd runc containernetworking-plugins nftables iptable
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross libelf-dev:arm64 zlib1g-dev:arm64 linux-libc-dev:arm64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: packages kernel-packages bench-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
+.PHONY: measure packages kernel-packages bench-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
@@ -102,3 +102,7 @@ arm64: packages arm64-packages
 # As root for E2E_PROVIDER=harness. PROXY_MODE, CNI, IP_FAMILY as for cluster-up; IMAGE_BINARY is taken instead of being built.
 e2e: packages
 	e2e/run
+
+# As root, on the cluster that E2E_KEEP=1 make e2e leaves; e2e/measure/README.md says what the environment sets.
+measure: packages
+	e2e/measure/run
