@@ -4,21 +4,21 @@ CARGO ?= cargo
 PACKAGES := clang llvm libelf-dev zlib1g-dev pkg-config gcc make iproute2 nftables iptables
 # Empty for root, and where there is no sudo: what is run then says what it needs.
 AS_ROOT := $(shell [ $$(id -u) = 0 ] || command -v sudo)
-BENCH_PACKAGES := jq
+JSON_PACKAGES := jq
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins nftables iptables conntrack iproute2 openssl jq
 # Debian's cross packages; its linker and C library come with the compiler.
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross libelf-dev:arm64 zlib1g-dev:arm64 linux-libc-dev:arm64
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: measure packages kernel-packages bench-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
+.PHONY: measure packages kernel-packages json-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
-bench-packages: INSTALL := $(BENCH_PACKAGES)
+json-packages: INSTALL := $(JSON_PACKAGES)
 cluster-packages: INSTALL := $(CLUSTER_PACKAGES)
 
 # Silent and without root where all is there already.
-packages kernel-packages bench-packages cluster-packages:
+packages kernel-packages json-packages cluster-packages:
 	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(INSTALL) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
 		| sort | comm -13 - <(printf '%s\n' $(INSTALL) | sort)); \
 	if [ -n "$$missing" ]; then \
@@ -64,7 +64,7 @@ restarts: packages
 	PALISADE_RESTARTS=$${PALISADE_RESTARTS:-100} $(CARGO) test --locked --test live kill_and_restart -- --nocapture
 
 # As root. Each part writes target/bench.<part>.json; one file of them all is made at the end.
-bench: packages bench-packages
+bench: packages json-packages
 	@rm -f target/bench.json target/bench.*.json
 	$(CARGO) bench --locked --bench datapath --bench edits --bench resolve
 	@jq -s 'reduce .[] as $$part ({}; . * $$part)' target/bench.*.json >target/bench.json
@@ -85,7 +85,7 @@ cluster-down:
 	$(AS_ROOT) e2e/cluster/down
 
 # What the Dockerfile's final stage holds, where no container engine runs. PROFILE=dev is built sooner.
-image: packages
+image: packages json-packages
 	e2e/image/binary $$(dpkg --print-architecture) target/image/palisade
 	e2e/image/build target/image/palisade target/image/palisade.tar
 
@@ -100,9 +100,9 @@ arm64: packages arm64-packages
 	PROFILE=$${PROFILE:-dev} e2e/image/binary arm64 target/image/palisade-arm64
 
 # As root for E2E_PROVIDER=harness. PROXY_MODE, CNI, IP_FAMILY as for cluster-up; IMAGE_BINARY is taken instead of being built.
-e2e: packages
+e2e: packages $(if $(filter kind,$(E2E_PROVIDER)),json-packages,cluster-build)
 	e2e/run
 
 # As root, on the cluster that E2E_KEEP=1 make e2e leaves; e2e/measure/README.md says what the environment sets.
-measure: packages
+measure: packages cluster-packages
 	e2e/measure/run
