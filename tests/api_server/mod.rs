@@ -1,4 +1,7 @@
-//! A kube-apiserver with its etcd, for one test at a time.
+//! A kube-apiserver with its etcd, on loopback.
+
+// Each test file takes what it needs of it.
+#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,41 +10,56 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
-/// Two of them at once would be too much for a small machine.
+/// One at a time is enough for a small machine where the tests themselves keep it busy.
 static ONE: Mutex<()> = Mutex::new(());
 
 /// Ended, and its folder removed, when it is dropped.
 pub struct ApiServer {
     folder: tempfile::TempDir,
     kubeconfig: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
+}
+
+/// Whether there are binaries to start; where not it says so, and in CI that is a failure.
+pub fn is_built() -> bool {
+    let binary = root().join("target/cluster/bin/kube");
+    if binary.exists() {
+        return true;
+    }
+    let missing = format!("{} is missing; make cluster-build makes it", binary.display());
+    assert!(std::env::var_os("CI").is_none(), "{missing}");
+    println!("skipped: {missing}");
+    false
 }
 
 impl ApiServer {
-    /// `None`, with a message, where there are no binaries; but in CI that is a failure.
-    pub fn start() -> Option<Self> {
-        let binary = root().join("target/cluster/bin/kube");
-        if !binary.exists() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "{} is missing; make cluster-build makes it",
-                binary.display()
-            );
-            println!(
-                "skipped: {} is missing; make cluster-build makes it",
-                binary.display()
-            );
-            return None;
-        }
-        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Where there are binaries, see [`is_built`].
+    pub fn start() -> Self {
+        Self::start_in(None)
+    }
+
+    /// After every other one that was started so has ended. `None` where there are no binaries.
+    pub fn start_alone() -> Option<Self> {
+        is_built().then(|| Self::start_in(Some(ONE.lock().unwrap_or_else(PoisonError::into_inner))))
+    }
+
+    fn start_in(turn: Option<MutexGuard<'static, ()>>) -> Self {
         // A short path, for what has sockets in it.
         let folder = tempfile::Builder::new().prefix("api").tempdir().unwrap();
         let printed = run("up", folder.path());
-        Some(Self {
+        Self {
             kubeconfig: printed.lines().last().unwrap_or_default().trim().into(),
             folder,
             _turn: turn,
-        })
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        let text = std::fs::read_to_string(self.folder.path().join("ports")).expect("the ports");
+        let port = text
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("port="));
+        port.and_then(|port| port.parse().ok()).expect("a port")
     }
 
     pub async fn client(&self) -> Client {

@@ -1,6 +1,8 @@
 //! `palisade run` on a node of a cluster: a real API server, pods behind veths, real packets. The test writes what kubelet
 //! and a controller would.
 
+#[path = "../api_server/mod.rs"]
+mod api_server;
 // Of what is shared, each takes what it needs.
 #[allow(dead_code)]
 #[path = "../live/instance.rs"]

@@ -3,50 +3,34 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use crate::api_server::ApiServer;
 use crate::netns::Namespace;
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/cluster/apiserver");
-const BINARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/cluster/bin/kube");
 
 /// Leaves the test where there is no API server to start; continuous integration must not skip.
 #[macro_export]
 macro_rules! require_server {
     () => {
         $crate::require_root!();
-        if !$crate::server::may_start() {
+        if !$crate::api_server::is_built() {
             return;
         }
     };
 }
 
-pub fn may_start() -> bool {
-    if Path::new(BINARY).exists() {
-        return true;
-    }
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "CI=true, but there is no {BINARY}: make cluster-build makes it"
-    );
-    eprintln!("skipped: there is no {BINARY}; make cluster-build makes it");
-    false
-}
-
 /// Ends on drop, and leaves nothing.
 pub struct Server {
-    folder: PathBuf,
-    pub kubeconfig: PathBuf,
+    api: ApiServer,
     runtime: tokio::runtime::Runtime,
     client: Client,
 }
@@ -71,45 +55,31 @@ impl Server {
     }
 
     fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("palisade-api-{}-{number}", std::process::id()));
-        script("up", &folder);
-        let kubeconfig = folder.join("kubeconfig");
+        let api = ApiServer::start();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let read = kube::config::Kubeconfig::read_from(&kubeconfig).expect("the kubeconfig");
-        let config = runtime.block_on(Config::from_custom_kubeconfig(read, &Default::default()));
-        let client = {
-            let _inside = runtime.enter();
-            Client::try_from(config.expect("a configuration")).expect("a client")
-        };
-        Self {
-            folder,
-            kubeconfig,
-            runtime,
-            client,
-        }
+        let client = runtime.block_on(api.client());
+        Self { api, runtime, client }
+    }
+
+    pub fn kubeconfig(&self) -> &Path {
+        self.api.kubeconfig()
     }
 
     /// Ends the API server, not what it has stored.
     pub fn stop(&self) {
-        script("stop", &self.folder);
+        self.api.stop();
     }
 
     pub fn go_on(&self) {
-        script("start", &self.folder);
+        self.api.go_on();
     }
 
     pub fn port(&self) -> u16 {
-        let text = std::fs::read_to_string(self.folder.join("ports")).expect("the ports");
-        let port = text
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("port="));
-        port.and_then(|port| port.parse().ok()).expect("a port")
+        self.api.port()
     }
 
     fn define_policy_endpoints(&self) {
@@ -228,22 +198,6 @@ impl Server {
             .block_on(patch)
             .unwrap_or_else(|e| panic!("status of {name}: {e}"));
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new(SCRIPT).arg("down").arg(&self.folder).status();
-    }
-}
-
-fn script(what: &str, folder: &Path) {
-    let output = Command::new(SCRIPT)
-        .arg(what)
-        .arg(folder)
-        .output()
-        .expect("a shell");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{SCRIPT} {what}: {said}");
 }
 
 /// A way from a namespace's loopback to the server's port; ends on drop.

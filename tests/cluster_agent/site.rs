@@ -85,7 +85,7 @@ impl Site {
     /// Starts it and does not wait.
     pub fn launch(&mut self) -> &mut Instance {
         assert!(self.instance.is_none(), "it runs already");
-        let kubeconfig = format!("KUBECONFIG={}", self.server.kubeconfig.display());
+        let kubeconfig = format!("KUBECONFIG={}", self.server.kubeconfig().display());
         let pins = format!("--pin-path={}", self.pins.display());
         let node = format!("--node-name={NODE}");
         let small = [

@@ -27,7 +27,9 @@ async fn two_policies(server: &ApiServer) -> Cluster {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_the_leader_is_killed_another_goes_on_and_rewrites_nothing_that_is_right() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = two_policies(&server).await;
     let first = Instance::start(server.client().await, "first");
     cluster.resolved(SLICE_ENTRIES).await;
@@ -67,7 +69,9 @@ async fn after_the_leader_is_killed_another_goes_on_and_rewrites_nothing_that_is
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_told_to_stop_hands_over_at_once() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = two_policies(&server).await;
     let first = Instance::start(server.client().await, "first");
     until("the first leads", || async { first.leads() }).await;
@@ -86,7 +90,9 @@ async fn a_leader_that_is_told_to_stop_hands_over_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_with_null_fields_or_of_another_clock_heals() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = two_policies(&server).await;
     let leases = cluster.of::<Lease>("kube-system");
     for (name, spec) in [
@@ -140,7 +146,9 @@ async fn a_lease_with_null_fields_or_of_another_clock_heals() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_leaders_do_no_harm() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = two_policies(&server).await;
     let one = Instance::of_lease(server.client().await, "one", "lease-one");
     let other = Instance::of_lease(server.client().await, "other", "lease-other");
@@ -162,7 +170,9 @@ async fn two_leaders_do_no_harm() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_server_that_was_away_longer_than_the_lease_lasts_finds_its_leader_again() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = two_policies(&server).await;
     let instance = Instance::start(server.client().await, "one");
     cluster.resolved(SLICE_ENTRIES).await;
@@ -220,7 +230,9 @@ async fn an_instance_of_its_own_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_paused_beyond_its_term_changes_nothing_when_it_wakes() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = two_policies(&server).await;
     let paused = Paused::start(server.kubeconfig());
     cluster.resolved(SLICE_ENTRIES).await;

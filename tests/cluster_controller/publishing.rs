@@ -37,7 +37,9 @@ async fn shop(cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_published_is_byte_for_byte_what_resolving_says_also_after_changes() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = Cluster::new(server.client().await).await;
     shop(&cluster).await;
     let out = json!({
@@ -96,7 +98,9 @@ async fn what_is_published_is_byte_for_byte_what_resolving_says_also_after_chang
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_pods_change_rewrites_one_slice() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = Cluster::new(server.client().await).await;
     shop(&cluster).await;
     let instance = Instance::start(server.client().await, "one");
@@ -117,7 +121,9 @@ async fn one_pods_change_rewrites_one_slice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stale_is_deleted_what_is_anothers_is_left_and_what_was_tampered_with_is_restored() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = Cluster::new(server.client().await).await;
     shop(&cluster).await;
     cluster.policy("ops", "shut", json!({"podSelector": {}})).await;
@@ -175,7 +181,9 @@ async fn what_is_stale_is_deleted_what_is_anothers_is_left_and_what_was_tampered
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_realised_is_an_event_and_a_condition_and_heals() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = Cluster::new(server.client().await).await;
     cluster.namespace("shop").await;
     cluster.pod("shop", "web", "web", "10.0.1.1").await;
@@ -235,7 +243,9 @@ async fn what_cannot_be_realised_is_an_event_and_a_condition_and_heals() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_definition_that_lacks_our_fields_is_told_and_publishing_goes_on_once_it_is_ours() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let mut definitions = palisade::cluster::crds::definitions();
     let ours = definitions[0].clone();
     let version = &mut definitions[0].spec.versions[0];

@@ -20,7 +20,9 @@ const POLICIES: usize = 50;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, of a minute"]
 async fn what_one_pods_change_and_one_label_change_cost() {
-    let Some(server) = ApiServer::start() else { return };
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
     let cluster = Cluster::new(server.client().await).await;
     cluster.namespace("many").await;
     let pods = stream::iter(0..PEERS).map(|n| {
