@@ -137,7 +137,7 @@ impl<K: Watched> Watch<K> {
 
 /// The server no longer has the version from which the watch was to go on. The watcher notices that by itself where it is told
 /// as an event, but not where it is the answer to the request.
-fn is_expired(error: &Error) -> bool {
+pub fn is_expired(error: &Error) -> bool {
     match error {
         Error::WatchStartFailed(kube::Error::Api(status)) | Error::WatchFailed(kube::Error::Api(status)) => {
             status.code == 410

@@ -10,11 +10,11 @@ use kube::runtime::watcher::{self, Event, watcher};
 use tokio::time::{sleep, timeout};
 
 use super::raw::Raw;
+use crate::cluster::backoff::Backoff;
+use crate::cluster::watch::is_expired;
 
-/// The first wait after a failure; each further one in a row doubles it.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// The longest wait. Healing must not take much longer than the fault; a request each ten seconds a watch is no burden.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// After failures in a row. Healing must not take much longer than the fault; a request each ten seconds a watch is no burden.
+const RETRIES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// How long the next piece of a list may take.
 const LIST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the server keeps a watch open, in seconds: the shortest and the longest, so that not all end at once. The
@@ -33,8 +33,7 @@ struct Follow {
     config: watcher::Config,
     events: BoxStream<'static, watcher::Result<Event<Raw>>>,
     listing: bool,
-    /// Failures in a row.
-    failures: u32,
+    retries: Backoff,
     wait: Option<Duration>,
 }
 
@@ -50,7 +49,7 @@ pub fn follow(
         api,
         config,
         listing: true,
-        failures: 0,
+        retries: RETRIES,
         wait: None,
     };
     unfold(follow, |mut follow| async move {
@@ -91,14 +90,12 @@ impl Follow {
                 }
                 // A list begins whether or not the server answers.
                 if !matches!(event, Event::Init) {
-                    self.failures = 0;
+                    self.retries = RETRIES;
                 }
                 Ok(event)
             }
             Some(Err(error)) => {
-                // The version to go on from is no more, and the client would ask for it for ever.
-                if matches!(&error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
-                {
+                if is_expired(&error) {
                     self.anew();
                 }
                 Err(self.failed(failure(&error)))
@@ -119,12 +116,8 @@ impl Follow {
     }
 
     fn failed(&mut self, failure: Failure) -> Failure {
-        let longest = FIRST_WAIT
-            .saturating_mul(1 << self.failures.min(16))
-            .min(LONGEST_WAIT);
-        self.failures += 1;
         // Between half of it and all of it: nodes that lost the server together do not come back together.
-        let half = longest / 2;
+        let half = self.retries.next() / 2;
         self.wait = Some(half + half.mul_f64((chance() % 1000) as f64 / 1000.0));
         failure
     }
