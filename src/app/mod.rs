@@ -205,7 +205,10 @@ impl Parts {
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
         let plugin = cni.map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let agent = Agent::new(kernel, links, self.metrics.clone());
+        let mut agent = Agent::new(kernel, links, self.metrics.clone());
+        if cni.is_some() {
+            agent.expect_pods()?;
+        }
         let counters = agent.counters();
         let node = Node {
             source,

@@ -171,7 +171,8 @@ impl Writer {
             spec: &write.object.spec,
         };
         let bytes = serde_json::to_vec(&applied).map_or(0, |bytes| bytes.len());
-        let params = PatchParams::apply(FIELD_MANAGER).force();
+        // For unknown fields the API server would read all of it once more; the answer shows what it did not keep.
+        let params = PatchParams::apply(FIELD_MANAGER).force().validation_ignore();
         let api = self.api(&write.id);
         let patch = Patch::Apply(applied);
         let patience = self.fence()?;
