@@ -78,7 +78,11 @@ fn least_that_it_needs() {
 fn capabilities(agent: &Agent) -> BTreeSet<u32> {
     let path = format!("/proc/{}/status", agent.pid);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let set = text
+    effective(&text)
+}
+
+fn effective(status: &str) -> BTreeSet<u32> {
+    let set = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .expect("its capabilities");
@@ -107,4 +111,11 @@ fn image(cluster: &Cluster, agent: &Agent) -> f64 {
         .find(|image| image.names.iter().flatten().any(|n| n.ends_with(&name)));
     let size = image.and_then(|image| image.size_bytes);
     size.unwrap_or_else(|| panic!("{} knows no size of {name}", agent.node)) as f64 / 1e6
+}
+
+#[test]
+fn capabilities_are_the_effective_ones() {
+    let status =
+        "Name:\tpalisade\nCapInh:\t0000000000000000\nCapPrm:\t000001ffffffffff\nCapEff:\t000000c001001000\n";
+    assert_eq!(effective(status), BTreeSet::from(ASKED_FOR));
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::agents::{self, Metrics};
 use crate::cluster::{Cluster, PATIENCE, Space};
-use crate::endpoints::{Cost, Endpoints};
+use crate::endpoints::{Cost, Endpoints, Published};
 use crate::fake_pods;
 use crate::report::{Limit, Report, setting};
 
@@ -45,7 +45,7 @@ fn what_agents_are_sent() {
         "the policies were not published in {PATIENCE:?}"
     );
     endpoints.during(STRAGGLERS);
-    let slices = endpoints.slices("peers").count();
+    let slices = endpoints.now.slices("peers").count();
 
     let mut one_pod = Cost::default();
     let (server, leader) = (sent(&cluster), leader_metrics(&cluster));
@@ -128,7 +128,7 @@ fn what_agents_are_sent() {
 }
 
 /// The cost of a change until `condition` holds, and of what follows needlessly.
-fn follow(endpoints: &mut Endpoints, what: &str, condition: impl FnMut(&Endpoints) -> bool) -> Cost {
+fn follow(endpoints: &mut Endpoints, what: &str, condition: impl FnMut(&Published) -> bool) -> Cost {
     let cost = endpoints.until(PATIENCE, condition);
     let mut cost = cost.unwrap_or_else(|| panic!("{what}: not published in {PATIENCE:?}"));
     cost += endpoints.during(STRAGGLERS);
@@ -171,6 +171,10 @@ fn sent(cluster: &Cluster) -> f64 {
     let text = cluster
         .block_on(cluster.client.request_text(request))
         .unwrap_or_default();
+    sent_by(&text)
+}
+
+fn sent_by(text: &str) -> f64 {
     let of_endpoints = |series: &str| {
         series.starts_with("apiserver_watch_events_sizes_sum")
             && ["\"policyendpoints\"", "\"PolicyEndpoint\""]
@@ -188,4 +192,17 @@ fn sent(cluster: &Cluster) -> f64 {
 #[allow(clippy::cast_precision_loss)]
 fn exact(count: u64) -> f64 {
     count as f64
+}
+
+#[test]
+fn only_what_is_sent_of_policy_endpoints_counts() {
+    let text = "\
+# TYPE apiserver_watch_events_sizes histogram
+apiserver_watch_events_sizes_sum{group=\"networking.k8s.aws\",resource=\"policyendpoints\",version=\"v1alpha1\"} 1200
+apiserver_watch_events_sizes_count{group=\"networking.k8s.aws\",resource=\"policyendpoints\",version=\"v1alpha1\"} 3
+apiserver_watch_events_sizes_sum{group=\"networking.k8s.aws\",resource=\"clusterpolicyendpoints\",version=\"v1alpha1\"} 50
+apiserver_watch_events_sizes_sum{group=\"\",resource=\"pods\",version=\"v1\"} 9000
+";
+    assert!((sent_by(text) - 1200.0).abs() < f64::EPSILON);
+    assert!(sent_by("").abs() < f64::EPSILON);
 }
