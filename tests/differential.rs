@@ -21,7 +21,7 @@ use oracle::{
 };
 use palisade::compile::{self, Compiled, Endpoints, RuleInfo};
 use palisade::files;
-use palisade::model::{Change, Namespace, Pod, Snapshot};
+use palisade::model::{Change, Enforcement, Namespace, Pod, Snapshot};
 use palisade::resolve::{self, Index};
 
 /// Questions asked of one cluster before the next is drawn.
@@ -442,6 +442,7 @@ fn as_in_a_folder(mut cluster: Snapshot) -> Snapshot {
             cluster.namespaces.push(Namespace {
                 name,
                 labels: Arc::new(labels.into_iter().collect()),
+                enforcement: Enforcement::Enforce,
             });
         }
     }

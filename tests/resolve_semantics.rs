@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use palisade::api::{Entry, Port, SelfService};
 use palisade::model::{
-    Change, Cidr, ContainerPort, Direction, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId,
-    Operator, Peer, Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector, Service,
-    ServicePort, Snapshot,
+    Change, Cidr, ContainerPort, Direction, EndpointPort, EndpointSlice, Enforcement, Labels, Namespace,
+    ObjectId, Operator, Peer, Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector,
+    Service, ServicePort, Snapshot,
 };
 use palisade::resolve::{Index, Resolution, resolve};
 
@@ -22,6 +22,7 @@ fn mk_namespace(name: &str, labels: &[(&str, &str)]) -> Namespace {
     Namespace {
         name: name.into(),
         labels: labels.into(),
+        enforcement: Enforcement::Enforce,
     }
 }
 
@@ -62,6 +63,7 @@ fn mk_policy(namespace: &str, name: &str) -> Policy {
         pod_selector: Selector::everything(),
         ingress: None,
         egress: None,
+        enforcement: None,
     }
 }
 

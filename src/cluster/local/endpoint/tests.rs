@@ -53,6 +53,7 @@ fn a_published_endpoint_comes_back_as_it_was() {
         },
         pod_selector: Some(LabelSelector::default()),
         pod_isolation: Direction::ALL.to_vec(),
+        enforcement: Enforcement::Audit,
         ingress: vec![Entry {
             cidr: "10.0.0.0/8".parse().unwrap(),
             except: ["10.1.0.0/16".parse().unwrap()].into(),
