@@ -85,7 +85,7 @@ impl Node {
         let by = self.decision(pod, direction, peer, protocol, port).by?;
         Some(match &self.compiled().image.rules[&by] {
             RuleInfo::Rule(rule) => rule.to_string(),
-            RuleInfo::Isolation { policies, .. } => policies
+            RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. } => policies
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
@@ -112,6 +112,7 @@ fn s1_a_pod_that_no_policy_selects_is_open() {
         node.decision("api", Ingress, "8.8.8.8", TCP, 80),
         Decision {
             allowed: true,
+            audited: false,
             by: None
         }
     );

@@ -32,7 +32,11 @@ fn isolated_pod() -> [Op; 2] {
         direction: Direction::Egress,
         policies: [ObjectId::new("shop", "deny")].into(),
     };
-    let direction = |psid, denied_by| PodDirection { psid, denied_by };
+    let direction = |psid, denied_by| PodDirection {
+        psid,
+        denied_by,
+        audited_by: None,
+    };
     let pod = PodImage {
         id: ObjectId::new("shop", "web"),
         addresses: vec!["10.0.0.1".parse().unwrap()],

@@ -109,6 +109,7 @@ pub fn image() -> Image {
         let side = |psid, key| PodDirection {
             psid,
             denied_by: (psid != Psid::OPEN).then_some(RuleKey(key)),
+            audited_by: None,
         };
         let pod = PodImage {
             id: ObjectId::new("shop", &format!("pod-{n}")),
@@ -185,14 +186,15 @@ impl Lab {
             .expect("the image fits");
     }
 
-    /// Another version of the maps takes over, with another state of affairs.
-    pub fn upgrade(&mut self, abi_version: u32, change: impl FnOnce(&mut Image)) {
+    /// Another version of the maps takes over, by so many later than this build's, with another state of affairs.
+    pub fn upgrade(&mut self, later: u32, change: impl FnOnce(&mut Image)) {
         let mut image = self.kernel().image().clone();
         change(&mut image);
         self.kernel = None;
+        let own = self.pins.config();
         let config = Config {
-            abi_version,
-            ..self.pins.config()
+            abi_version: own.abi_version + later,
+            ..own
         };
         self.open(&config, &image);
     }
