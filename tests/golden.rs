@@ -319,6 +319,11 @@ fn s4_policies_add_up_whatever_their_order() {
 }
 
 #[test]
+fn s4_a_policy_in_audit_denies_nothing_and_allows_nothing_more() {
+    golden("a-policy-in-audit-denies-nothing-and-allows-nothing-more");
+}
+
+#[test]
 fn s5_both_sides_must_allow() {
     golden("both-sides-must-allow");
 }

@@ -194,7 +194,8 @@ impl KernelJudge {
             .filter(|d| self.audited(audits[*d as usize]) > before[*d as usize])
             .collect();
         match (passes, &rose[..]) {
-            (false, []) => Verdict::Denied,
+            // The end of a denied datagram is judged alone, and may pass in its own direction.
+            (false, _) => Verdict::Denied,
             (true, []) => Verdict::Allowed,
             (true, [direction]) if *direction == flow.question.direction => Verdict::Audited,
             (passes, rose) => panic!("{moment:?} of {flow:?}: passes {passes}, audited in {rose:?}"),

@@ -52,7 +52,7 @@ pub fn address(ipv6: bool, n: u8) -> IpAddr {
     }
 }
 
-fn rules() -> [(RuleKey, &'static str, RuleInfo); 4] {
+fn rules() -> [(RuleKey, &'static str, RuleInfo); 6] {
     let rule = |name: &str, direction| {
         RuleInfo::Rule(RuleId {
             policy: ObjectId::new("shop", name),
@@ -64,11 +64,17 @@ fn rules() -> [(RuleKey, &'static str, RuleInfo); 4] {
         direction,
         policies: [ObjectId::new("shop", "deny")].into(),
     };
+    let audit = |direction| RuleInfo::Audit {
+        direction,
+        policies: [ObjectId::new("shop", "deny")].into(),
+    };
     [
         (RuleKey(1), "friend", rule("friend", IN)),
         (RuleKey(2), "web", rule("web", IN)),
         (RuleKey(3), "isolated-in", isolation(IN)),
         (RuleKey(4), "isolated-out", isolation(OUT)),
+        (RuleKey(5), "audit-in", audit(IN)),
+        (RuleKey(6), "audit-out", audit(OUT)),
     ]
 }
 
@@ -184,6 +190,19 @@ impl Lab {
         kernel
             .apply(&diff(kernel.image(), &image))
             .expect("the image fits");
+    }
+
+    /// The policies of an isolated pod go into audit, or out of it. Stores by which its directions took that up.
+    pub fn audit(&mut self, pod: u8, on: bool) -> u64 {
+        let kernel = self.kernel.as_mut().expect("open");
+        let mut image = kernel.image().clone();
+        let own = image.pods.get_mut(&uid(pod)).expect("the pod");
+        for (side, isolation, audit) in [(&mut own.ingress, 3, 5), (&mut own.egress, 4, 6)] {
+            side.denied_by = (!on).then_some(RuleKey(isolation));
+            side.audited_by = on.then_some(RuleKey(audit));
+        }
+        let applied = kernel.apply(&diff(kernel.image(), &image));
+        applied.expect("the image fits").flips
     }
 
     /// Another version of the maps takes over, by so many later than this build's, with another state of affairs.

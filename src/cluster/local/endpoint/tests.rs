@@ -289,3 +289,21 @@ fn ports_that_entries_share_are_kept_once() {
     };
     assert!(Arc::ptr_eq(&first.ports, &second.ports));
 }
+
+#[test]
+fn an_enforcement_that_cannot_be_read_enforces_and_is_reported() {
+    for (value, expected, problems) in [
+        (json!("Audit"), Enforcement::Audit, 0),
+        (json!("Enforce"), Enforcement::Enforce, 0),
+        (Value::Null, Enforcement::Enforce, 0),
+        (json!("audit"), Enforcement::Enforce, 1),
+        (json!(true), Enforcement::Enforce, 1),
+    ] {
+        let mut spec = good();
+        spec["enforcement"] = value.clone();
+        let seen = read(&with_spec(spec), None);
+        assert_eq!(seen.object.object.spec.enforcement, expected, "{value}");
+        assert_eq!(seen.problems.len(), problems, "{value}: {:?}", seen.problems);
+        assert!(!blocks(&seen).is_empty(), "{value}: its entries count");
+    }
+}
