@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use crate::bpf::{Event, Kernel};
+use crate::bpf::{Event, Kernel, Reason};
 use crate::compile::RuleInfo;
 
 /// Logs one packet: who to whom, what became of it, and by which policy or for which reason.
@@ -18,6 +18,14 @@ pub fn log(kernel: &Kernel, event: &Event) {
         Some(RuleInfo::Isolation { policies, .. }) => {
             let policies: Vec<_> = policies.iter().map(ToString::to_string).collect();
             format!("isolated by {}", policies.join(", "))
+        }
+        Some(RuleInfo::Audit { policies, .. }) => {
+            let policies: Vec<_> = policies.iter().map(ToString::to_string).collect();
+            let policies = policies.join(", ");
+            match event.reason {
+                Reason::Policy => format!("in audit: {policies}"),
+                reason => format!("in audit: {policies}; {}", reason.name()),
+            }
         }
         None => event.reason.name().to_string(),
     };
@@ -35,6 +43,10 @@ pub fn log(kernel: &Kernel, event: &Event) {
         protocol = event.protocol,
         ethertype = %format_args!("{:#06x}", event.ethertype),
         by,
-        "{}", if event.allowed { "allowed" } else { "denied" }
+        "{}", match event {
+            Event { audited: true, .. } => "audit",
+            Event { allowed: true, .. } => "allowed",
+            _ => "denied",
+        }
     );
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::api::PolicyEndpoint;
+use crate::objects::enforcement;
 
 /// What of a tree is kept. A list passes on what is kept of its elements.
 #[derive(Debug)]
@@ -40,7 +41,10 @@ const METADATA: Keep = Keep::Fields(&[
     ("labels", Keep::All),
     (
         "annotations",
-        Keep::Fields(&[("palisade.dev/allowed-source-prefixes", Keep::All)]),
+        Keep::Fields(&[
+            ("palisade.dev/allowed-source-prefixes", Keep::All),
+            (enforcement::ANNOTATION, Keep::All),
+        ]),
     ),
 ]);
 const CONTAINERS: Keep = Keep::Fields(&[("ports", Keep::All), ("restartPolicy", Keep::All)]);

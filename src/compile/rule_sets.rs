@@ -7,17 +7,23 @@ use std::ops::Range;
 use super::matchers::{Matcher, Part};
 use super::ports::Ranges;
 use super::problems::Report;
-use crate::model::{ContainerPort, Direction, ObjectId, Pod};
+use crate::model::{ContainerPort, Direction, Enforcement, ObjectId, Pod};
 
-/// Index into [`RuleSets::sets`]; `None` where no policy isolates.
-pub(super) type SetIndex = Option<usize>;
+/// What applies to one direction of a pod.
+#[derive(Clone, Copy)]
+pub(super) struct Applied {
+    /// Index into [`RuleSets::sets`].
+    pub set: usize,
+    /// What the set does not allow passes, and is counted.
+    pub audited: bool,
+}
 
 pub(super) struct RuleSets<'a> {
     /// Those of relevant parts, in the order in which they answer for what they allow.
     pub matchers: Vec<Matcher<'a>>,
     pub sets: Vec<RuleSet>,
-    /// Of each pod, in the order given: ingress, egress.
-    pub of_pods: Vec<[SetIndex; 2]>,
+    /// Of each pod, in the order given: ingress, egress. `None` where no policy isolates.
+    pub of_pods: Vec<[Option<Applied>; 2]>,
 }
 
 pub(super) struct RuleSet {
@@ -75,14 +81,21 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
     let mut known: HashMap<Circumstances<'_>, usize> = HashMap::new();
     let mut of_pod = |(&pod, selected): (&&'p Pod, &Vec<usize>)| {
         Direction::ALL.map(|direction| {
-            let isolating: Vec<usize> = selected
-                .iter()
-                .copied()
-                .filter(|&p| parts[p].subject.isolates(direction))
-                .collect();
-            if isolating.is_empty() {
+            let isolating = |enforcement| -> Vec<usize> {
+                let isolates =
+                    |&p: &usize| parts[p].subject.isolates(direction) && parts[p].enforcement == enforcement;
+                selected.iter().copied().filter(isolates).collect()
+            };
+            // With those in audit, what is enforced could only allow more: their rules do not count.
+            let mut isolating_parts = isolating(Enforcement::Enforce);
+            let audited = isolating_parts.is_empty();
+            if audited {
+                isolating_parts = isolating(Enforcement::Audit);
+            }
+            if isolating_parts.is_empty() {
                 return None;
             }
+            let isolating = isolating_parts;
             let spans = || isolating.iter().map(|p| &spans[p][direction as usize]);
             let dependent = spans().any(|s| s.depends_on_pod);
             let circumstances = Circumstances {
@@ -90,7 +103,7 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
                 parts: isolating.clone(),
                 pod: dependent.then_some((&*pod.ports, &*pod.addresses)),
             };
-            Some(*known.entry(circumstances).or_insert_with(|| {
+            let set = *known.entry(circumstances).or_insert_with(|| {
                 let mut policies: Vec<ObjectId> = isolating
                     .iter()
                     .map(|&p| parts[p].subject.policy.clone())
@@ -106,7 +119,8 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
                         .collect(),
                 });
                 sets.len() - 1
-            }))
+            });
+            Some(Applied { set, audited })
         })
     };
     let of_pods = pods.iter().zip(&selected).map(&mut of_pod).collect();

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::fields::{Bad, Fields, Path, Reader};
 use super::object::Identity;
 use super::{names, policy, schema};
-use crate::model::{Cidr, ContainerPort, Labels, Namespace, Pod, parse_address};
+use crate::model::{Cidr, ContainerPort, Enforcement, Labels, Namespace, Pod, parse_address};
 
 const SOURCE_PREFIXES: &str = "palisade.dev/allowed-source-prefixes";
 
@@ -22,7 +22,10 @@ pub fn read_namespace(identity: &Identity, object: &Fields, reader: &mut Reader)
     );
     schema::check::<NamespaceSpec>(&root.key("spec"), object.get("spec"), reader);
     schema::check::<NamespaceStatus>(&root.key("status"), object.get("status"), reader);
-    namespace(&identity.id.name, identity.labels.clone())
+    Namespace {
+        enforcement: identity.enforcement.unwrap_or_default(),
+        ..namespace(&identity.id.name, identity.labels.clone())
+    }
 }
 
 /// With the label that every namespace has, whatever the object says.
@@ -31,6 +34,7 @@ pub fn namespace(name: &Arc<str>, mut labels: Labels) -> Namespace {
     Namespace {
         name: name.clone(),
         labels: labels.into(),
+        enforcement: Enforcement::default(),
     }
 }
 

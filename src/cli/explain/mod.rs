@@ -105,6 +105,8 @@ pub enum Because {
     },
     /// These policies isolate the pod and none allows.
     Isolated { policies: Vec<IsolatingPolicy> },
+    /// These policies in audit would isolate the pod and none would allow; no other isolates it.
+    Audited { policies: Vec<IsolatingPolicy> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -230,6 +232,11 @@ impl Question<'_> {
                 because: Because::Isolated { policies: Vec::new() },
             };
         };
+        let reasons = |policies: &[ObjectId]| {
+            (policies.iter())
+                .map(|id| self.isolating(id, pod, direction, peer, traffic))
+                .collect()
+        };
         let because = match decision.by.and_then(|key| image.rules.get(&key)) {
             None if pod.addresses.contains(&peer) => Because::Itself,
             None => Because::Open,
@@ -244,13 +251,14 @@ impl Question<'_> {
                 rule: rule_path(*direction, *index),
             },
             Some(RuleInfo::Isolation { policies, .. }) => Because::Isolated {
-                policies: (policies.iter())
-                    .map(|id| self.isolating(id, pod, direction, peer, traffic))
-                    .collect(),
+                policies: reasons(policies),
+            },
+            Some(RuleInfo::Audit { policies, .. }) => Because::Audited {
+                policies: reasons(policies),
             },
         };
         Deciding {
-            verdict: Verdict::of(decision.allowed),
+            verdict: Verdict::of(decision),
             because,
         }
     }
