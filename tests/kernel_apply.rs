@@ -227,7 +227,7 @@ const DAMAGED: [Map; 11] = [
 fn damage(pins: &Pins, choices: &[(Index, Index)]) {
     for (map, entry) in choices {
         let map = DAMAGED[map.index(DAMAGED.len())];
-        let handle = MapHandle::from_pinned_path(pins.0.join("v1/maps").join(map.name())).unwrap();
+        let handle = MapHandle::from_pinned_path(pins.path(&format!("maps/{}", map.name()))).unwrap();
         let keys: Vec<Vec<u8>> = match map {
             Map::L4 => (2_u32..20).map(|id| id.to_ne_bytes().to_vec()).collect(),
             _ => handle.keys().collect(),
@@ -461,7 +461,7 @@ fn a_write_that_the_kernel_refuses_leaves_an_image_of_what_is_in_force() {
     let mut kernel = Kernel::open(&config).unwrap();
     reach(&mut kernel, &small());
     // Somebody else fills the map.
-    let handle = MapHandle::from_pinned_path(pins.0.join("v1/maps/ip4")).unwrap();
+    let handle = MapHandle::from_pinned_path(pins.path("maps/ip4")).unwrap();
     for number in 1..config.sizes.addresses {
         handle
             .update(&number.to_be_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY)

@@ -210,6 +210,21 @@ fn the_first_packet_of_an_audited_flow_is_reported_and_all_are_counted() {
     };
     assert_eq!(kernel.counters().unwrap().rules[&ISOLATION], count);
 
+    // What takes the slow way is looked up anew each time, and is no news either: here, four bytes of IP options.
+    let mut slow = datagram();
+    slow.copy_within(34..42, 38);
+    slow[14] = 0x46;
+    slow[34..38].copy_from_slice(&[1; 4]);
+    slow[42..44].copy_from_slice(&22_u16.to_be_bytes());
+    let with_options = Frame {
+        bytes: &slow,
+        ..frame
+    };
+    for _ in 0..2 {
+        assert!(!kernel.test_run(with_options).unwrap().dropped());
+    }
+    assert_eq!(kernel.counters().unwrap().rules[&ISOLATION].packets, 7);
+
     // What an isolated direction drops unread is reported with the reason.
     let mut odd = datagram();
     odd[12..14].copy_from_slice(&[0x88, 0xb5]);

@@ -312,7 +312,10 @@ mod tests {
             "metadata": {
                 "name": "a", "namespace": "b", "uid": "c", "resourceVersion": "4",
                 "managedFields": [{"manager": "x"}],
-                "annotations": {"other": "1", "palisade.dev/allowed-source-prefixes": "10.0.0.0/8"},
+                "annotations": {
+                    "other": "1", "palisade.dev/allowed-source-prefixes": "10.0.0.0/8",
+                    "palisade.dev/enforcement": "audit",
+                },
             },
             "spec": {
                 "nodeName": "n", "volumes": [{}],
@@ -326,7 +329,9 @@ mod tests {
             json!({
                 "metadata": {
                     "name": "a", "namespace": "b", "uid": "c", "resourceVersion": "4",
-                    "annotations": {"palisade.dev/allowed-source-prefixes": "10.0.0.0/8"},
+                    "annotations": {
+                        "palisade.dev/allowed-source-prefixes": "10.0.0.0/8", "palisade.dev/enforcement": "audit",
+                    },
                 },
                 "spec": {"nodeName": "n", "containers": [{"ports": [{"containerPort": 80}]}]},
                 "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]},

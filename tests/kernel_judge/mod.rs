@@ -64,7 +64,7 @@ impl KernelJudge {
         config.events_per_second = 0;
         let kernel = Kernel::open(&config).expect("the programs load");
         let map = |name: &str| {
-            let path = pins.0.join(format!("v{}/maps/{name}", config.abi_version));
+            let path = pins.path(&format!("maps/{name}"));
             MapHandle::from_pinned_path(path).expect("a map of this name")
         };
         Self {
@@ -157,8 +157,7 @@ impl KernelJudge {
     }
 
     fn map(&self, name: &str) -> MapHandle {
-        let version = format!("v{}", self.pins.config().abi_version);
-        let path = self.pins.0.join(version).join("maps").join(name);
+        let path = self.pins.path(&format!("maps/{name}"));
         MapHandle::from_pinned_path(path).expect("a map of this name")
     }
 

@@ -55,7 +55,12 @@ fn s38_a_namespace_in_audit_loses_nothing_until_it_leaves_it() {
         );
         assert_eq!(count(&site, "dropped"), 0.0);
 
-        site.put("namespace.yaml", &namespace("enforce"));
+        let set = |site: &mut Site, enforcement| {
+            site.change(&["applied: ", "shop"], |folder| {
+                folder.put("namespace.yaml", &namespace(enforcement));
+            });
+        };
+        set(&mut site, "enforce");
         ask(&mut by_web, Reached);
         ask(&mut by_intruder, Dropped);
         table(&[
@@ -71,7 +76,7 @@ fn s38_a_namespace_in_audit_loses_nothing_until_it_leaves_it() {
         assert!(line.contains("audit nor enforce"), "{line}");
         table(&[(&intruder.namespace, api, How::Udp(8080), Dropped)]);
 
-        site.put("namespace.yaml", &namespace("audit"));
+        set(&mut site, "audit");
         by_intruder.iter_mut().for_each(Stream::recover);
         ask(&mut by_intruder, Reached);
     });

@@ -167,6 +167,8 @@ impl Explanation {
             notes.push("the two have no address family in common: no packet goes between them".to_string());
         }
         notes.extend(node_note(source, destination));
+        notes.extend(audit_note(cluster, source, Direction::Egress));
+        notes.extend(audit_note(cluster, destination, Direction::Ingress));
         Self {
             from: source.party(),
             to: destination.party(),
@@ -186,6 +188,20 @@ fn node_note(source: &Side<'_>, destination: &Side<'_>) -> Option<String> {
          that of traffic which the node forwards under its own address",
         pod.id
     ))
+}
+
+/// What policies in audit allow does not count beside enforced ones, which no enforced policy shows.
+fn audit_note(cluster: &Cluster, side: &Side<'_>, direction: Direction) -> Option<String> {
+    let pod = side.subject()?;
+    let ids = cluster.outvoted(pod, direction);
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    (!ids.is_empty()).then(|| {
+        format!(
+            "in audit, and of no account for {direction} of {}, which other policies isolate: {}",
+            pod.id,
+            ids.join(", ")
+        )
+    })
 }
 
 struct Question<'a> {
