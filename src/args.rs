@@ -17,6 +17,7 @@ use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
+use crate::observe::Detail;
 
 /// What to do, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Run {
     pub kernel: Config,
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
+    /// How finely /metrics tells traffic apart.
+    pub detail: Detail,
     pub log_format: LogFormat,
 }
 
@@ -207,6 +210,17 @@ struct RawRun {
         default_value = "127.0.0.1:9810"
     )]
     listen: SocketAddr,
+    /// Count traffic by rule in /metrics, not only by policy
+    #[arg(long, env = "PALISADE_METRICS_PER_RULE")]
+    metrics_per_rule: bool,
+    /// Series of traffic in /metrics that name a policy, for packets and bytes each; the rest is summed up under _overflow
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PALISADE_METRICS_MAX_POLICY_SERIES",
+        default_value_t = Detail::default().policies as u32
+    )]
+    metrics_max_policy_series: u32,
     /// How log lines are written to stderr
     #[arg(
         long,
@@ -404,6 +418,8 @@ impl RawRun {
             from,
             pin_path,
             listen,
+            metrics_per_rule,
+            metrics_max_policy_series,
             log_format,
             log_allowed,
             events_per_second,
@@ -430,6 +446,10 @@ impl RawRun {
                 abi_version,
             },
             listen,
+            detail: Detail {
+                policies: metrics_max_policy_series as usize,
+                rules: metrics_per_rule,
+            },
             log_format,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use palisade::bpf::{Map, MapSizes, Reason};
 use palisade::model::Direction;
-use palisade::observe::{CounterSample, Counters, MapFill, Metrics, Outcome};
+use palisade::observe::{CounterSample, Counters, Detail, Flows, MapFill, Metrics, Outcome, Rule};
 use prometheus_client::encoding::text::encode;
 
 const METRICS: &str = include_str!("../docs/metrics.md");
@@ -19,6 +19,7 @@ impl Counters for One {
             direction: Direction::Ingress,
             verdict: Outcome::Dropped,
             policy: None,
+            rule: Rule::Unnamed,
             reason: "spoofed",
             packets: 1,
             bytes: 1,
@@ -31,6 +32,21 @@ impl Counters for One {
             entries: 1,
             capacity: 2,
         }]
+    }
+
+    fn flows(&self) -> Vec<Flows> {
+        vec![Flows {
+            family: "ipv4",
+            entries: Some(1),
+            capacity: 2,
+            recorded: 3,
+            refused: 0,
+            evicted: 0,
+        }]
+    }
+
+    fn events_lost(&self) -> Option<u64> {
+        Some(0)
     }
 }
 
@@ -65,7 +81,7 @@ fn the_documented_metrics_are_those_scraped_with_type_and_unit() {
     metrics.set_problems(BTreeMap::from([("files".into(), 1)]));
     metrics.set_skipped(BTreeMap::from([("Deployment".into(), 1)]));
     let mut text = String::new();
-    let mut registry = metrics.registry(Some(Arc::new(One)));
+    let mut registry = metrics.registry(Some(Arc::new(One)), Detail::default());
     palisade::cluster::Metrics::default().register(&mut registry);
     encode(&mut text, &registry).expect("text");
     // OpenMetrics: samples of a counter end in _total, those of an info in _info.

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use palisade::model::{Direction, ObjectId};
-use palisade::observe::{Config, CounterSample, Counters, MapFill, Metrics, Outcome, Readiness, build};
+use palisade::observe::{
+    CniAnswer, Config, CounterSample, Counters, Detail, Flows, MapFill, Metrics, Outcome, Readiness, Rule,
+    build,
+};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +31,22 @@ impl Counters for Kernel {
             capacity: 65536,
         }]
     }
+
+    fn flows(&self) -> Vec<Flows> {
+        let of = |family, entries| Flows {
+            family,
+            entries,
+            capacity: 1024,
+            recorded: 40,
+            refused: 1,
+            evicted: 2,
+        };
+        vec![of("ipv4", Some(37)), of("ipv6", None)]
+    }
+
+    fn events_lost(&self) -> Option<u64> {
+        Some(8)
+    }
 }
 
 struct Page {
@@ -43,8 +62,17 @@ fn send(addr: SocketAddr, text: &str) -> TcpStream {
     stream
 }
 
+/// As a Prometheus server asks.
+const SERVER: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                      text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+
 async fn fetch(addr: SocketAddr, path: &str) -> Page {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: palisade\r\nConnection: close\r\n\r\n");
+    fetch_as(addr, path, SERVER).await
+}
+
+async fn fetch_as(addr: SocketAddr, path: &str, accept: &str) -> Page {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: palisade\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
     let exchange = tokio::task::spawn_blocking(move || {
         let mut stream = send(addr, &request);
         let mut answer = String::new();
@@ -76,7 +104,7 @@ async fn with_server<F: Future<Output = ()>>(
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = Config {
         listen,
-        registry: metrics.registry(counters),
+        registry: metrics.registry(counters, Detail::default()),
         readiness,
         shutdown: shutdown.clone(),
     };
@@ -99,10 +127,10 @@ async fn metrics_are_open_metrics_under_their_documented_names() {
     metrics.changes_applied.inc_by(3);
     metrics.changes_refused.inc();
     metrics.map_writes.inc_by(7);
-    metrics.events_lost.inc_by(2);
+    metrics.events_untaken.inc_by(2);
     metrics.pods_attached.set(5);
-    metrics.cni_secured.inc_by(6);
-    metrics.cni_refused.inc();
+    metrics.cni_answered(CniAnswer::Secured, Duration::from_millis(30));
+    metrics.cni_answered(CniAnswer::Refused, Duration::from_secs(8));
     metrics.applied_in(Duration::from_micros(100));
     metrics.applied_in(Duration::from_millis(3));
     metrics.applied_in(Duration::from_secs(20));
@@ -112,6 +140,7 @@ async fn metrics_are_open_metrics_under_their_documented_names() {
         direction,
         verdict,
         policy,
+        rule: Rule::Index(0),
         reason,
         packets,
         bytes,
@@ -285,7 +314,7 @@ async fn an_address_in_use_is_an_error_with_a_remedy() {
         .expect("a listener");
     let config = Config {
         listen: holder.local_addr().expect("an address"),
-        registry: Metrics::default().registry(None),
+        registry: Metrics::default().registry(None, Detail::default()),
         readiness: Readiness::default(),
         shutdown: CancellationToken::new(),
     };

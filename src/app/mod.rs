@@ -1,6 +1,7 @@
 //! The composition root: makes the parts, wires them, supervises them. What a command does beyond that is elsewhere.
 
 mod api_server;
+mod conntrack;
 mod flows;
 mod node;
 mod secured;
@@ -32,7 +33,7 @@ use crate::cni::install;
 use crate::files::Folder;
 use crate::model::Problem;
 use crate::node::{Agent, Links, Secure, Server};
-use crate::observe::{self, Counters, Metrics, Readiness};
+use crate::observe::{self, Counters, Detail, Metrics, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
 const REQUESTS: usize = 64;
@@ -101,6 +102,7 @@ async fn supervise(run: args::Run) -> Result<()> {
         from,
         kernel,
         listen,
+        detail,
         log_format: _, // main has set logging up
     } = run;
     // First of all: a signal during the start must not be lost.
@@ -114,7 +116,7 @@ async fn supervise(run: args::Run) -> Result<()> {
         args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
     let enforces = serving.is_some();
-    parts.serve(listen, serving).await?;
+    parts.serve(listen, serving, detail).await?;
     let result = parts.run().await;
     if enforces {
         stopped(&kernel.pin_path);
@@ -220,11 +222,20 @@ impl Parts {
         };
         self.add("netlink", driver);
         self.add("agent", node.run(self.shutdown.clone()));
+        self.add(
+            "flow count",
+            conntrack::count(counters.clone(), self.shutdown.clone()),
+        );
         Ok(counters)
     }
 
-    async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {
-        let mut registry: Registry = self.metrics.registry(counters);
+    async fn serve(
+        &mut self,
+        listen: SocketAddr,
+        counters: Option<Arc<dyn Counters>>,
+        detail: Detail,
+    ) -> Result<()> {
+        let mut registry: Registry = self.metrics.registry(counters, detail);
         self.cluster.register(&mut registry);
         let server = observe::build(observe::Config {
             listen,
