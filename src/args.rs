@@ -30,6 +30,8 @@ pub enum Command {
     Uninstall(Uninstall),
     /// `palisade crds`.
     Crds,
+    /// `palisade metrics-reference`.
+    MetricsReference,
 }
 
 /// `palisade run`.
@@ -149,6 +151,9 @@ enum RawCommand {
     /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
     #[command(hide = true)]
     Crds,
+    /// Print the table of metrics, as docs/metrics.md has it
+    #[command(hide = true)]
+    MetricsReference,
 }
 
 #[derive(Debug, Args)]
@@ -387,6 +392,7 @@ impl RawCommand {
                 cni: cni_paths.checked(Mode::Strict),
             }),
             Self::Crds => Command::Crds,
+            Self::MetricsReference => Command::MetricsReference,
         })
     }
 }

@@ -33,6 +33,7 @@ use crate::cni::install;
 use crate::files::Folder;
 use crate::model::Problem;
 use crate::node::{Agent, Links, Secure, Server};
+use crate::observe::reference::Described;
 use crate::observe::{self, Counters, Detail, Metrics, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
@@ -95,6 +96,24 @@ fn remove(pin_path: &Path, out: &mut dyn Write) -> Result<()> {
         writeln!(out, "left {}: not Palisade's", path.display())?;
     }
     Ok(())
+}
+
+/// `palisade metrics-reference`: every metric that an instance in a cluster shows, as a Markdown table.
+///
+/// # Errors
+/// The metrics cannot be written.
+pub fn metrics_reference() -> Result<String> {
+    Ok(observe::reference::table(&described()?))
+}
+
+/// Every metric that an instance in a cluster shows.
+///
+/// # Errors
+/// The metrics cannot be written.
+pub fn described() -> Result<Vec<Described>> {
+    let mut registry = observe::reference::example();
+    cluster::Metrics::default().register(&mut registry);
+    observe::reference::describe(&registry).context("the metrics cannot be written")
 }
 
 async fn supervise(run: args::Run) -> Result<()> {

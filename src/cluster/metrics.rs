@@ -41,7 +41,11 @@ impl Metrics {
             objects_with_problems,
             policies_with_problems,
         } = self;
-        registry.register("leader", "1 while this instance leads", leader.clone());
+        registry.register(
+            "leader",
+            "1 while this instance holds the Lease: it resolves policies and publishes PolicyEndpoints",
+            leader.clone(),
+        );
         registry.register(
             "lease_errors",
             "Calls to the Lease that failed or took too long",
@@ -49,7 +53,7 @@ impl Metrics {
         );
         registry.register(
             "watch_errors",
-            "Lists and watches that failed",
+            "Lists and watches that failed; what is known stays, and they are tried again",
             watch_errors.clone(),
         );
         registry.register(
@@ -59,7 +63,7 @@ impl Metrics {
         );
         registry.register(
             "endpoint_bytes_written",
-            "Bytes of the PolicyEndpoints written",
+            "Bytes of the PolicyEndpoints written, as JSON",
             endpoint_bytes_written.clone(),
         );
         registry.register(
@@ -69,17 +73,17 @@ impl Metrics {
         );
         registry.register(
             "publish_errors",
-            "Writes and deletions of PolicyEndpoints that failed, and are tried again",
+            "Writes and deletions of PolicyEndpoints that failed; they are tried again",
             publish_errors.clone(),
         );
         registry.register(
             "objects_with_problems",
-            "Objects of the API server that cannot be read in full",
+            "Objects of the API server that cannot be read in full; 0 where this instance does not lead",
             objects_with_problems.clone(),
         );
         registry.register(
             "policies_with_problems",
-            "Policies that have a part which cannot be realised as written",
+            "Policies that have a part which cannot be realised as written; 0 where this instance does not lead",
             policies_with_problems.clone(),
         );
     }

@@ -51,7 +51,7 @@ impl Collector for KernelSide {
         let mut write = Families(&mut encoder);
         write.counters(
             "traffic",
-            "Packets judged at pods' veths",
+            "Packets judged at pods' interfaces, by what became of them and why",
             Some(&packets),
             &series,
             |c: &Count| c.packets,

@@ -148,7 +148,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("palisade");
         registry.register(
             "build",
-            "Version that runs",
+            "Which version runs; always 1",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry.register(
@@ -158,7 +158,7 @@ impl Metrics {
         );
         registry.register(
             "changes_refused",
-            "Changes refused whole; the state before them stays",
+            "Changes refused whole, because a map has no room or the kernel did not take them; what was in force stays",
             changes_refused.clone(),
         );
         registry.register(
@@ -171,15 +171,15 @@ impl Metrics {
             "Pods whose veth is attached",
             pods_attached.clone(),
         );
-        registry.register("watches", "Watches of the API server", watches.clone());
+        registry.register("watches", "Watches of the API server: of the node's pods, and of PolicyEndpoints for each namespace that has a pod here", watches.clone());
         registry.register(
             "watches_failing",
-            "Watches of the API server that do not work at the moment",
+            "Those of them that do not work at the moment; what is in force stays",
             watches_failing.clone(),
         );
         registry.register_with_unit(
             "synced_timestamp",
-            "When all watches last worked; 0 where there are none",
+            "When all watches last worked, in seconds since the epoch; 0 where there are none",
             Unit::Seconds,
             synced.clone(),
         );
@@ -189,13 +189,13 @@ impl Metrics {
         }));
         registry.register_collector(Box::new(Gauges {
             name: "problems",
-            help: "Open problems by the part that found them",
+            help: "What is not enforced as written, by the part that found it: files or cluster (reading), resolve, node (interfaces, maps), cni (installing)",
             label: "source",
             counts: problems.clone(),
         }));
         registry.register_collector(Box::new(Gauges {
             name: "objects_skipped",
-            help: "Objects that are skipped because their kind is not read",
+            help: "Objects in the files that are skipped because their kind is not read",
             label: "kind",
             counts: skipped.clone(),
         }));

@@ -10,6 +10,7 @@ mod kernel;
 mod latency;
 mod metrics;
 mod ready;
+pub mod reference;
 mod server;
 mod traffic;
 
