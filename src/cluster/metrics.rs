@@ -2,7 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 /// Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -61,9 +61,10 @@ impl Metrics {
             "PolicyEndpoints written",
             endpoints_written.clone(),
         );
-        registry.register(
-            "endpoint_bytes_written",
+        registry.register_with_unit(
+            "endpoint_written",
             "Bytes of the PolicyEndpoints written, as JSON",
+            Unit::Bytes,
             endpoint_bytes_written.clone(),
         );
         registry.register(

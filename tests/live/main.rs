@@ -13,6 +13,7 @@ mod site;
 mod capacity;
 mod edits;
 mod lifetimes;
+mod monitoring;
 mod node;
 mod packets;
 mod refusals;
