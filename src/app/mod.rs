@@ -112,7 +112,9 @@ pub fn metrics_reference() -> Result<String> {
 /// The metrics cannot be written.
 pub fn described() -> Result<Vec<Described>> {
     let mut registry = observe::reference::example();
-    cluster::Metrics::default().register(&mut registry);
+    let cluster = cluster::Metrics::default();
+    cluster.register_watching(&mut registry);
+    cluster.register_leading(&mut registry);
     observe::reference::describe(&registry).context("the metrics cannot be written")
 }
 
@@ -150,6 +152,16 @@ struct Parts {
     metrics: Metrics,
     cluster: cluster::Metrics,
     readiness: Readiness,
+    part: Part,
+}
+
+/// An instance's part in a cluster, as its metrics tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Standalone,
+    Agent,
+    /// It may lead, whether or not it is an agent too.
+    Controller,
 }
 
 impl Parts {
@@ -160,6 +172,7 @@ impl Parts {
             metrics: Metrics::default(),
             cluster: cluster::Metrics::default(),
             readiness: Readiness::default(),
+            part: Part::Standalone,
         };
         parts.add(
             "signals",
@@ -175,6 +188,7 @@ impl Parts {
     /// The parts of an instance in a cluster; what is counted in the kernel, where it enforces.
     async fn cluster(&mut self, part: args::Cluster, kernel: &Config) -> Result<Option<Arc<dyn Counters>>> {
         let args::Cluster { controller, agent } = part;
+        self.part = if controller { Part::Controller } else { Part::Agent };
         let client = connection::client().await?;
         let counters = match &agent {
             Some(node) => {
@@ -255,7 +269,12 @@ impl Parts {
         detail: Detail,
     ) -> Result<()> {
         let mut registry: Registry = self.metrics.registry(counters, detail);
-        self.cluster.register(&mut registry);
+        if self.part != Part::Standalone {
+            self.cluster.register_watching(&mut registry);
+        }
+        if self.part == Part::Controller {
+            self.cluster.register_leading(&mut registry);
+        }
         let server = observe::build(observe::Config {
             listen,
             registry,

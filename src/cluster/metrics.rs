@@ -28,12 +28,21 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds them to what a scrape shows.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Adds to what a scrape shows what every instance in a cluster counts.
+    pub fn register_watching(&self, registry: &mut Registry) {
+        registry.register(
+            "watch_errors",
+            "Lists and watches that failed; what is known stays, and they are tried again",
+            self.watch_errors.clone(),
+        );
+    }
+
+    /// Adds what those count that may lead. Of instances that never do, a 0 would look like a leader that is missing.
+    pub fn register_leading(&self, registry: &mut Registry) {
         let Self {
             leader,
             lease_errors,
-            watch_errors,
+            watch_errors: _,
             endpoints_written,
             endpoint_bytes_written,
             endpoints_deleted,
@@ -50,11 +59,6 @@ impl Metrics {
             "lease_errors",
             "Calls to the Lease that failed or took too long",
             lease_errors.clone(),
-        );
-        registry.register(
-            "watch_errors",
-            "Lists and watches that failed; what is known stays, and they are tried again",
-            watch_errors.clone(),
         );
         registry.register(
             "endpoints_written",
