@@ -268,7 +268,10 @@ fn a_name_that_there_is_not_is_found() {
             "sum by (instance) (rate(palisade_nothing_total[5m]))",
             &["palisade_nothing_total"][..],
         ),
-        ("palisade_map_entries{state!=\"x\"} != 1", &["palisade_map_entries {state}"]),
+        (
+            "palisade_map_entries{state!=\"x\"} != 1",
+            &["palisade_map_entries {state}"],
+        ),
         (
             "palisade_problems{source=\"files\", kind!~\"x\"}",
             &["palisade_problems {kind}"],

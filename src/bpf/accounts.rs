@@ -234,7 +234,7 @@ mod tests {
             [rule("web", 0)].iter(),
             [(web.clone(), closed), (api.clone(), closed)],
         );
-        assert_eq!(accounts.ended(), [api.clone()]);
+        assert_eq!(accounts.ended(), std::slice::from_ref(&api));
         assert_eq!(
             accounts.closed().map(|(a, _)| a).collect::<Vec<_>>(),
             [&api, &web]
