@@ -215,7 +215,7 @@ fn unknown(expression: &str, metrics: &[Described]) -> Vec<String> {
         .collect();
     let mut latest: Option<&Described> = None;
     for (word, behind) in words(expression) {
-        if word.starts_with("palisade_") {
+        if word.starts_with("palisade_") || word.starts_with("process_") {
             latest = of(&word);
             if latest.is_none() {
                 wrong.push(word);

@@ -34,7 +34,7 @@ use crate::files::Folder;
 use crate::model::Problem;
 use crate::node::{Agent, Links, Secure, Server};
 use crate::observe::reference::Described;
-use crate::observe::{self, Counters, Detail, Metrics, Readiness};
+use crate::observe::{self, Counters, Detail, Metrics, PREFIX, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
 const REQUESTS: usize = 64;
@@ -113,8 +113,9 @@ pub fn metrics_reference() -> Result<String> {
 pub fn described() -> Result<Vec<Described>> {
     let mut registry = observe::reference::example();
     let cluster = cluster::Metrics::default();
-    cluster.register_watching(&mut registry);
-    cluster.register_leading(&mut registry);
+    let own = registry.sub_registry_with_prefix(PREFIX);
+    cluster.register_watching(own);
+    cluster.register_leading(own);
     observe::reference::describe(&registry).context("the metrics cannot be written")
 }
 
@@ -269,11 +270,12 @@ impl Parts {
         detail: Detail,
     ) -> Result<()> {
         let mut registry: Registry = self.metrics.registry(counters, detail);
+        let own = registry.sub_registry_with_prefix(PREFIX);
         if self.part != Part::Standalone {
-            self.cluster.register_watching(&mut registry);
+            self.cluster.register_watching(own);
         }
         if self.part == Part::Controller {
-            self.cluster.register_leading(&mut registry);
+            self.cluster.register_leading(own);
         }
         let server = observe::build(observe::Config {
             listen,

@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::counters::Counters;
 use super::kernel::KernelSide;
+use super::process::Process;
 use super::latency::{self, Bounds, Latency};
 use super::traffic::{Detail, OVERFLOW};
 
@@ -28,6 +29,8 @@ const CNI_US: Bounds = &[
     5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
     30_000_000,
 ];
+/// What the names of all metrics but the process' own begin with, followed by `_`.
+pub const PREFIX: &str = "palisade";
 /// Kinds of objects shown by name; what users' files hold is not ours to bound.
 const KINDS: usize = 100;
 
@@ -145,7 +148,9 @@ impl Metrics {
             problems,
             skipped,
         } = self;
-        let mut registry = Registry::with_prefix("palisade");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(Process::started_now()));
+        let registry = all.sub_registry_with_prefix(PREFIX);
         registry.register(
             "build",
             "Which version runs; always 1",
@@ -203,7 +208,7 @@ impl Metrics {
             let kernel = KernelSide::new(counters, detail, events_untaken.clone());
             registry.register_collector(Box::new(kernel));
         }
-        registry
+        all
     }
 }
 

@@ -9,6 +9,7 @@ mod exposition;
 mod kernel;
 mod latency;
 mod metrics;
+mod process;
 mod ready;
 pub mod reference;
 mod server;
@@ -16,7 +17,7 @@ mod traffic;
 
 pub use counters::{CounterSample, Counters, Flows, MapFill, Outcome, Rule};
 pub use exposition::Format;
-pub use metrics::{CniAnswer, Metrics};
+pub use metrics::{CniAnswer, Metrics, PREFIX};
 pub use ready::{Readiness, Unready};
 pub use server::{Config, Server, build};
 pub use traffic::{Detail, OVERFLOW};

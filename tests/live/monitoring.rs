@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::instance::PATIENCE;
+use crate::instance::{PATIENCE, get};
 use crate::netns::{Layout, Namespace};
 use crate::objects::{app, policy};
 use crate::require_root;
@@ -234,4 +235,100 @@ fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_ki
         "palisade_traffic_packets_total{reason=\"unknown_pod\"} > 0",
     );
     assert_eq!(unknown, Some(Vec::new()), "all is known all the time");
+}
+
+/// Packets of each series of a scrape that names a policy: `policy direction verdict rule`, the rule where it is shown.
+fn scraped(host: &Namespace) -> BTreeMap<String, u64> {
+    let (status, body) = get(host, "/metrics");
+    assert_eq!(status, 200, "{body}");
+    let samples = body
+        .lines()
+        .filter_map(|line| line.strip_prefix(PACKETS)?.split_once("} "));
+    let named = samples.filter_map(|(labels, value)| {
+        let label = |name: &str| labels.split(&format!("{name}=\"")).nth(1)?.split('"').next();
+        let rule = label("rule").map(|rule| format!(" {rule}")).unwrap_or_default();
+        let series = format!(
+            "{} {} {}{rule}",
+            label("policy")?,
+            label("direction")?,
+            label("verdict")?
+        );
+        Some((series, value.parse().expect("a number")))
+    });
+    named.collect()
+}
+
+#[test]
+fn while_rules_come_and_go_no_scrape_shows_a_fall_or_more_than_was_sent() {
+    require_root!();
+    let mut site = Site::new(Layout::Routed, "tcx");
+    let [api, intruder] = site.pods(["api", "intruder"]);
+    let api_policy = |rules: &str| policy("shop/api", &format!("{}, ingress: [{rules}]", app("api")));
+    let more = policy("shop/zz", &app("api"));
+    let texts = [
+        api_policy("{ports: [{port: 8080, protocol: UDP}]}"),
+        // Another rule allows the port, and another isolation denies all else.
+        api_policy("{ports: [{port: 1}]}, {ports: [{port: 8080, protocol: UDP}]}") + &more,
+    ];
+    site.folder.put("policies.yaml", &texts[0]);
+    site.start(&["vethapi", "vethintruder"]);
+    let sink = api
+        .namespace
+        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 8080)));
+    let _sink = sink.expect("a free port");
+    let address = IpAddr::V4(api.addresses.v4.expect("an address"));
+
+    let (edits, at_once) = (40, 25);
+    let all = at_once * edits as u64;
+    let series = ["api ingress allowed", "api ingress dropped"];
+    let expected = BTreeMap::from(series.map(|series| (series.to_string(), all)));
+    let ended = AtomicBool::new(false);
+    let sent = AtomicU64::new(0);
+    let host = &site.host.namespace;
+    let scrapes = std::thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let (mut scrapes, mut before) = (0, BTreeMap::new());
+            while !ended.load(Ordering::Acquire) {
+                let now = scraped(host);
+                let limit = sent.load(Ordering::Acquire);
+                for (series, count) in &now {
+                    let last = before.get(series).copied().unwrap_or(0);
+                    assert!(*count >= last, "{series} fell from {last} to {count}");
+                    assert!(*count <= limit, "{series}: {count} of {limit} that were sent");
+                }
+                before = now;
+                scrapes += 1;
+            }
+            scrapes
+        });
+        for edit in 1..=edits {
+            // Before it is sent: a scrape may see it at once.
+            sent.fetch_add(at_once, Ordering::AcqRel);
+            site.folder.put("policies.yaml", &texts[edit % 2]);
+            for port in [8080, 8081] {
+                send(&intruder.namespace, address, port, at_once as usize);
+            }
+        }
+        let until = Instant::now() + PATIENCE;
+        while scraped(host) != expected && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ended.store(true, Ordering::Release);
+        scraper
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    println!("{scrapes} scrapes during {edits} edits");
+    assert!(scrapes > 10, "{scrapes}");
+    assert_eq!(scraped(host), expected);
+
+    // The same counts by rule, after a restart with the flag.
+    site.crash();
+    let mut site = site.with(&["--metrics-per-rule"]);
+    site.start(&["vethapi", "vethintruder"]);
+    let now = scraped(&site.host.namespace);
+    let of = |series: &str| now.get(series).copied();
+    assert_eq!(of("api ingress dropped"), Some(all), "{now:?}");
+    let allowed = of("api ingress allowed 0").unwrap_or(0) + of("api ingress allowed _removed").unwrap_or(0);
+    assert_eq!(allowed, all, "{now:?}");
 }
