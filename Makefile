@@ -8,17 +8,20 @@ JSON_PACKAGES := jq
 CLUSTER_PACKAGES := containerd runc containernetworking-plugins nftables iptables conntrack iproute2 openssl jq
 # Debian's cross packages; its linker and C library come with the compiler.
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross libelf-dev:arm64 zlib1g-dev:arm64 linux-libc-dev:arm64
+# promtool and a server to scrape with.
+MONITORING_PACKAGES := prometheus
 KERNEL_PACKAGES := qemu-system-x86 busybox-static cpio kmod xz-utils jq
 
-.PHONY: measure packages kernel-packages json-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
+.PHONY: measure monitoring-packages metrics-reference packages kernel-packages json-packages cluster-packages cluster-build cluster-up cluster-down image arm64-packages arm64 e2e build test lint deny demo kernels semantics differential bench restarts
 
 packages: INSTALL := $(PACKAGES)
 kernel-packages: INSTALL := $(KERNEL_PACKAGES)
 json-packages: INSTALL := $(JSON_PACKAGES)
 cluster-packages: INSTALL := $(CLUSTER_PACKAGES)
+monitoring-packages: INSTALL := $(MONITORING_PACKAGES)
 
 # Silent and without root where all is there already.
-packages kernel-packages json-packages cluster-packages:
+packages kernel-packages json-packages cluster-packages monitoring-packages:
 	@missing=$$(dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(INSTALL) 2>/dev/null | awk '$$1=="ii"{print $$2}' \
 		| sort | comm -13 - <(printf '%s\n' $(INSTALL) | sort)); \
 	if [ -n "$$missing" ]; then \
@@ -39,8 +42,12 @@ demo: packages
 	$(AS_ROOT) $${CARGO_TARGET_DIR:-target}/release/examples/demo
 
 # With a real API server, for which Kubernetes is built once.
-test: packages cluster-build lint
+test: packages monitoring-packages cluster-build lint
 	$(CARGO) test --locked
+
+# Writes the table of docs/metrics.md from the metrics that there are.
+metrics-reference: packages
+	UPDATE_GOLDEN=1 $(CARGO) test --locked --test docs documented_metrics
 
 # The rules on dependencies that need no tool besides cargo; deny.toml has the others, and this one again.
 deny:

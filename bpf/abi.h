@@ -137,6 +137,14 @@ struct counter {
 #define COUNTER(reason, direction) ((reason) << 1 | (direction))
 #define COUNTER_FIRST 64
 
+/* Of conntrack itself, in `packets`; each for IPv4, and one more for IPv6. Between those of the reasons and COUNTER_FIRST. */
+enum flow_counter {
+	COUNTER_FLOWS_RECORDED = 48, /* by the programs, under a new key */
+	COUNTER_FLOWS_REFUSED = 50,  /* those that the map did not take */
+	COUNTER_FLOWS_CARRIED = 52,  /* by the agent, from another version's maps */
+	COUNTER_FLOWS_EVICTED = 54,  /* by the agent's reckoning: what was recorded and carried, and is not there */
+};
+
 /* Why a packet passed or fell, where no policy is to be named. Part of the metrics' contract: append only. */
 enum reason {
 	REASON_NONE = 0,        /* a policy decided */

@@ -62,20 +62,26 @@ static __always_inline __u8 ct_first_state(const struct packet *p)
 	}
 }
 
-/* In place where there is one: another CPU sees a whole field of either, and both were allowed. */
+/*
+ * In place where there is one: another CPU sees a whole field of either, and both were allowed. What is new is counted: what
+ * was recorded and is not there any more has been evicted, for nothing else removes a flow.
+ */
 static __always_inline void ct_store(const struct packet *p, struct ct *old, const struct ct *new)
 {
 	long error;
 
 	if (old) {
 		*old = *new;
-	} else if (p->family == 4) {
+		return;
+	}
+	if (p->family == 4) {
 		error = bpf_map_update_elem(&ct4, &p->key.v4, new, BPF_ANY);
 		asm volatile("" : "+r"(error) : "i"(4)); /* see ct_lookup() */
 	} else {
 		error = bpf_map_update_elem(&ct6, &p->key.v6, new, BPF_ANY);
 		asm volatile("" : "+r"(error) : "i"(6));
 	}
+	count((error ? COUNTER_FLOWS_REFUSED : COUNTER_FLOWS_RECORDED) + (p->family != 4), 0);
 }
 
 /* Of an allowed first fragment, so that the later ones are judged by its ports. */

@@ -17,6 +17,7 @@ use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
+use crate::observe::Detail;
 
 /// What to do, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum Command {
     Uninstall(Uninstall),
     /// `palisade crds`.
     Crds,
+    /// `palisade metrics-reference`.
+    MetricsReference,
 }
 
 /// `palisade run`.
@@ -38,6 +41,8 @@ pub struct Run {
     pub kernel: Config,
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
+    /// How finely /metrics tells traffic apart.
+    pub detail: Detail,
     pub log_format: LogFormat,
 }
 
@@ -146,6 +151,9 @@ enum RawCommand {
     /// Print the CustomResourceDefinitions, as manifests/crds.yaml has them
     #[command(hide = true)]
     Crds,
+    /// Print the table of metrics, as docs/metrics.md has it
+    #[command(hide = true)]
+    MetricsReference,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +215,17 @@ struct RawRun {
         default_value = "127.0.0.1:9810"
     )]
     listen: SocketAddr,
+    /// Count traffic by rule in /metrics, not only by policy
+    #[arg(long, env = "PALISADE_METRICS_PER_RULE")]
+    metrics_per_rule: bool,
+    /// Series of traffic in /metrics that name a policy, for packets and bytes each; the rest is summed up under _overflow
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PALISADE_METRICS_MAX_POLICY_SERIES",
+        default_value_t = Detail::default().policies as u32
+    )]
+    metrics_max_policy_series: u32,
     /// How log lines are written to stderr
     #[arg(
         long,
@@ -373,6 +392,7 @@ impl RawCommand {
                 cni: cni_paths.checked(Mode::Strict),
             }),
             Self::Crds => Command::Crds,
+            Self::MetricsReference => Command::MetricsReference,
         })
     }
 }
@@ -404,6 +424,8 @@ impl RawRun {
             from,
             pin_path,
             listen,
+            metrics_per_rule,
+            metrics_max_policy_series,
             log_format,
             log_allowed,
             events_per_second,
@@ -430,6 +452,10 @@ impl RawRun {
                 abi_version,
             },
             listen,
+            detail: Detail {
+                policies: metrics_max_policy_series as usize,
+                rules: metrics_per_rule,
+            },
             log_format,
         })
     }

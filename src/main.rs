@@ -31,7 +31,11 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
+        Command::Check(_)
+        | Command::Explain(_)
+        | Command::Matrix(_)
+        | Command::Crds
+        | Command::MetricsReference => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -56,6 +60,11 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Uninstall(uninstall) => {
             answer(|out| app::uninstall(&uninstall, out).map(|()| Outcome::Done))
         }
+        Command::MetricsReference => answer(|out| {
+            Ok(out
+                .write_all(app::metrics_reference()?.as_bytes())
+                .map(|()| Outcome::Done)?)
+        }),
         Command::Crds => answer(|out| Ok(out.write_all(crds::yaml()?.as_bytes()).map(|()| Outcome::Done)?)),
     }
 }

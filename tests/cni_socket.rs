@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use palisade::cni::protocol::LINE;
 use palisade::node::{Secure, Server};
-use palisade::observe::Metrics;
+use palisade::observe::{CniAnswer, Metrics};
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 use serde_json::{Value, json};
@@ -136,7 +136,10 @@ async fn a_request_reaches_the_loop_and_its_answer_the_plugin() {
         }
     }
     assert_eq!(
-        (site.metrics.cni_secured.get(), site.metrics.cni_refused.get()),
+        (
+            site.metrics.cni_answers(CniAnswer::Secured),
+            site.metrics.cni_answers(CniAnswer::Refused)
+        ),
         (1, 1)
     );
     site.stop().await;

@@ -1,38 +1,11 @@
 //! The documents name what there is, all of it and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use palisade::bpf::{Map, MapSizes, Reason};
-use palisade::model::Direction;
-use palisade::observe::{CounterSample, Counters, MapFill, Metrics, Outcome};
-use prometheus_client::encoding::text::encode;
 
 const METRICS: &str = include_str!("../docs/metrics.md");
 const STANDALONE: &str = include_str!("../docs/standalone.md");
-
-struct One;
-
-impl Counters for One {
-    fn read(&self) -> Vec<CounterSample> {
-        vec![CounterSample {
-            direction: Direction::Ingress,
-            verdict: Outcome::Dropped,
-            policy: None,
-            reason: "spoofed",
-            packets: 1,
-            bytes: 1,
-        }]
-    }
-
-    fn maps(&self) -> Vec<MapFill> {
-        vec![MapFill {
-            name: "row",
-            entries: 1,
-            capacity: 2,
-        }]
-    }
-}
 
 /// Cells of each row of the tables whose header begins with `head`.
 fn rows<'d>(document: &'d str, head: &[&str]) -> Vec<Vec<&'d str>> {
@@ -59,43 +32,21 @@ fn plain(cell: &str) -> String {
     cell.trim_matches('`').to_string()
 }
 
+/// `UPDATE_GOLDEN=1` writes it anew: make metrics-reference.
 #[test]
-fn the_documented_metrics_are_those_scraped_with_type_and_unit() {
-    let metrics = Metrics::default();
-    metrics.set_problems(BTreeMap::from([("files".into(), 1)]));
-    metrics.set_skipped(BTreeMap::from([("Deployment".into(), 1)]));
-    let mut text = String::new();
-    let mut registry = metrics.registry(Some(Arc::new(One)));
-    palisade::cluster::Metrics::default().register(&mut registry);
-    encode(&mut text, &registry).expect("text");
-    // OpenMetrics: samples of a counter end in _total, those of an info in _info.
-    let ending = |kind: &str| match kind {
-        "counter" => "_total",
-        "info" => "_info",
-        _ => "",
-    };
-    let scraped: BTreeSet<(String, String)> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .map(|(name, kind)| (format!("{name}{}", ending(kind)), kind.to_string()))
-        .collect();
-    let units: BTreeMap<&str, &str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# UNIT ")?.split_once(' '))
-        .collect();
-    let rows = rows(METRICS, &["name", "type", "unit", "labels", "meaning"]);
-    let documented = rows
-        .iter()
-        .map(|row| (plain(row[0]), row[1].to_string()))
-        .collect();
-    assert_eq!(scraped, documented);
-    for row in rows {
-        let name = plain(row[0]);
-        let family = name.strip_suffix(ending(row[1])).expect("an ending").to_string();
-        if let Some(unit) = units.get(&*family) {
-            assert_eq!(*unit, row[2], "{name}");
-        }
+fn the_documented_metrics_are_those_that_there_are() {
+    const BEGIN: &str = "<!-- metrics: begin -->\n";
+    const END: &str = "<!-- metrics: end -->\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+    let document = std::fs::read_to_string(path).expect("docs/metrics.md");
+    let (before, rest) = document.split_once(BEGIN).expect("a beginning");
+    let (documented, after) = rest.split_once(END).expect("an end");
+    let there_are = palisade::app::metrics_reference().expect("the table");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let document = [before, BEGIN, &there_are, END, after].concat();
+        return std::fs::write(path, document).expect("written");
     }
+    assert_eq!(documented, there_are, "make metrics-reference writes it anew");
 }
 
 #[test]

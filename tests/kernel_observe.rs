@@ -6,7 +6,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use kernel_support::{Namespace, Pins, root, veth};
-use palisade::bpf::{Count, Event, Frame, Kernel, Map, Reason};
+use palisade::bpf::{Account, ApplyError, Count, Event, Frame, Kernel, Map, Reason};
 use palisade::compile::{Op, PodDirection, PodImage, Psid, RuleInfo, RuleKey};
 use palisade::model::{Direction, ObjectId};
 
@@ -157,8 +157,183 @@ fn map_fill_follows_what_is_written() {
     for map in [Map::PodState, Map::PodIf, Map::RuleIndex] {
         assert_eq!(entries(&kernel, map), 1, "{map:?}");
     }
-    let [flows4, _] = kernel.flow_fill().unwrap();
-    assert_eq!((flows4.entries, flows4.capacity), (0, 1024));
+    let reader = kernel.counter_reader();
+    assert_eq!(reader.count_flows().unwrap(), [0, 0]);
+    assert_eq!(reader.flows().unwrap().map(|flows| flows.capacity), [1024, 1024]);
+}
+
+/// An isolation by `deny` and these others.
+fn isolation(others: &[&str]) -> RuleInfo {
+    let policies = std::iter::once(&"deny").chain(others);
+    RuleInfo::Isolation {
+        direction: Direction::Egress,
+        policies: policies.map(|name| ObjectId::new("shop", name)).collect(),
+    }
+}
+
+/// The pod of [`isolated_pod`] is denied by this rule from now on, and by none of the others.
+fn denied_by(kernel: &mut Kernel, key: RuleKey, others: &[&str]) {
+    let [_, Op::SetPod(uid, mut pod)] = isolated_pod() else {
+        unreachable!("it ends with the pod")
+    };
+    pod.egress = PodDirection {
+        psid: Psid(key.0 as u32),
+        denied_by: Some(key),
+        audited_by: None,
+    };
+    let mut ops = vec![Op::AddRule(key, isolation(others)), Op::SetPod(uid, pod)];
+    let before = kernel.image().rules.keys().copied();
+    ops.extend(before.filter(|rule| *rule != key).map(Op::RemoveRule));
+    kernel.apply(&ops).unwrap();
+}
+
+/// What was denied by rules that there are, and by those that are gone, on the account of `deny`.
+fn denied(kernel: &Kernel) -> (u64, u64) {
+    let counters = kernel.counters().unwrap();
+    let account = Account::of(&isolation(&[]));
+    let closed = counters.closed.get(&account).copied().unwrap_or_default();
+    assert!(counters.closed.len() <= 1, "{:?}", counters.closed);
+    assert_eq!(closed.bytes, closed.packets * 60);
+    (
+        counters.rules.values().map(|count| count.packets).sum(),
+        closed.packets,
+    )
+}
+
+#[test]
+fn what_a_rule_has_counted_outlives_it_on_its_policys_account_also_across_a_restart() {
+    if !root() {
+        return;
+    }
+    let pins = Pins::new();
+    let _namespace = Namespace::enter();
+    let ifindex = veth("pod0");
+    let mut kernel = Kernel::open(&pins.config()).unwrap();
+    kernel.apply(&isolated_pod()).unwrap();
+    kernel.attach(&"a".into(), ifindex).unwrap();
+    let frame = Frame {
+        direction: Direction::Egress,
+        ifindex,
+        ingress_ifindex: ifindex,
+        bytes: &datagram(),
+    };
+    let send = |kernel: &Kernel, packets| {
+        for _ in 0..packets {
+            assert!(kernel.test_run(frame).unwrap().dropped());
+        }
+    };
+    send(&kernel, 3);
+    assert_eq!(denied(&kernel), (3, 0));
+
+    let reader = kernel.counter_reader();
+    assert!(reader.is_current());
+    denied_by(&mut kernel, RuleKey(78), &["more"]);
+    assert!(!reader.is_current(), "its places mean something else now");
+    send(&kernel, 2);
+    assert_eq!(denied(&kernel), (2, 3));
+
+    for _ in 0..2 {
+        drop(kernel);
+        kernel = Kernel::open(&pins.config()).unwrap();
+        assert_eq!(
+            kernel.sweep().unwrap().entries,
+            0,
+            "nothing of it is a crash's leaving"
+        );
+        assert_eq!(denied(&kernel), (2, 3));
+    }
+
+    denied_by(&mut kernel, RuleKey(79), &["more", "yet"]);
+    send(&kernel, 1);
+    assert_eq!(denied(&kernel), (1, 5));
+    drop(kernel);
+    let mut kernel = Kernel::open(&pins.config()).unwrap();
+    assert_eq!(denied(&kernel), (1, 5));
+
+    // Of no rule that there is: the account ends, and what comes later under its name begins at 0.
+    let [_, Op::SetPod(uid, mut pod)] = isolated_pod() else {
+        unreachable!("it ends with the pod")
+    };
+    pod.egress = pod.ingress;
+    kernel
+        .apply(&[Op::SetPod(uid, pod), Op::RemoveRule(RuleKey(79))])
+        .unwrap();
+    assert_eq!(denied(&kernel), (0, 0));
+    denied_by(&mut kernel, RuleKey(77), &[]);
+    send(&kernel, 4);
+    assert_eq!(denied(&kernel), (4, 0));
+    let entries = |map| kernel.fill().iter().find(|fill| fill.map == map).unwrap().entries;
+    assert_eq!(entries(Map::RuleIndex), 1, "nothing is left of those before");
+}
+
+#[test]
+fn where_there_is_no_room_for_a_rule_the_past_is_forgotten_not_the_change() {
+    if !root() {
+        return;
+    }
+    let pins = Pins::new();
+    let _namespace = Namespace::enter();
+    let mut config = pins.config();
+    config.sizes.rules = 64 + 2;
+    let mut kernel = Kernel::open(&config).unwrap();
+    denied_by(&mut kernel, RuleKey(20), &[]);
+    denied_by(&mut kernel, RuleKey(21), &["more"]);
+    let third = Op::AddRule(RuleKey(22), isolation(&["third"]));
+    let refused = kernel.apply(std::slice::from_ref(&third));
+    assert!(matches!(refused, Err(ApplyError::Full { .. })), "{refused:?}");
+    assert!(kernel.forget_closed().unwrap());
+    kernel.apply(&[third]).unwrap();
+    assert!(!kernel.forget_closed().unwrap());
+}
+
+#[test]
+fn flows_that_make_room_for_others_are_counted_as_evicted_also_across_a_restart() {
+    if !root() {
+        return;
+    }
+    let pins = Pins::new();
+    let _namespace = Namespace::enter();
+    let ifindex = veth("pod0");
+    let mut kernel = Kernel::open(&pins.config()).unwrap();
+    let [rule, Op::SetPod(uid, mut pod)] = isolated_pod() else {
+        unreachable!("it ends with the pod")
+    };
+    pod.egress = pod.ingress;
+    kernel.apply(&[rule, Op::SetPod(uid.clone(), pod)]).unwrap();
+    kernel.attach(&uid, ifindex).unwrap();
+    let begin = |kernel: &Kernel, ports: std::ops::Range<u16>| {
+        for port in ports {
+            let mut bytes = datagram();
+            bytes[34..36].copy_from_slice(&port.to_be_bytes());
+            let frame = Frame {
+                direction: Direction::Egress,
+                ifindex,
+                ingress_ifindex: ifindex,
+                bytes: &bytes,
+            };
+            // The second packet belongs to the flow of the first.
+            kernel.test_run_repeated(frame, 2).unwrap();
+        }
+    };
+    begin(&kernel, 1000..1500);
+    let reader = kernel.counter_reader();
+    assert_eq!(reader.count_flows().unwrap(), [500, 0]);
+    let [flows, none] = reader.flows().unwrap();
+    assert_eq!((flows.recorded, flows.refused, flows.evicted), (500, 0, 0));
+    assert_eq!((none.recorded, none.evicted), (0, 0));
+
+    begin(&kernel, 2000..4500);
+    let [held, _] = reader.count_flows().unwrap();
+    let [flows, _] = reader.flows().unwrap();
+    assert!(held <= 1024 && held > 500, "{held}");
+    assert_eq!((flows.recorded, flows.evicted), (3000, 3000 - held));
+
+    drop((kernel, reader));
+    let kernel = Kernel::open(&pins.config()).unwrap();
+    let reader = kernel.counter_reader();
+    assert_eq!(reader.flows().unwrap()[0], flows);
+    assert_eq!(reader.count_flows().unwrap(), [held, 0]);
+    assert_eq!(reader.flows().unwrap()[0], flows);
 }
 
 #[test]

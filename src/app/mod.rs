@@ -1,6 +1,7 @@
 //! The composition root: makes the parts, wires them, supervises them. What a command does beyond that is elsewhere.
 
 mod api_server;
+mod conntrack;
 mod flows;
 mod node;
 mod secured;
@@ -32,7 +33,8 @@ use crate::cni::install;
 use crate::files::Folder;
 use crate::model::Problem;
 use crate::node::{Agent, Links, Secure, Server};
-use crate::observe::{self, Counters, Metrics, Readiness};
+use crate::observe::reference::Described;
+use crate::observe::{self, Counters, Detail, Metrics, PREFIX, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
 const REQUESTS: usize = 64;
@@ -96,11 +98,33 @@ fn remove(pin_path: &Path, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
+/// `palisade metrics-reference`: every metric that an instance in a cluster shows, as a Markdown table.
+///
+/// # Errors
+/// The metrics cannot be written.
+pub fn metrics_reference() -> Result<String> {
+    Ok(observe::reference::table(&described()?))
+}
+
+/// Every metric that an instance in a cluster shows.
+///
+/// # Errors
+/// The metrics cannot be written.
+pub fn described() -> Result<Vec<Described>> {
+    let mut registry = observe::reference::example();
+    let cluster = cluster::Metrics::default();
+    let own = registry.sub_registry_with_prefix(PREFIX);
+    cluster.register_watching(own);
+    cluster.register_leading(own);
+    observe::reference::describe(&registry).context("the metrics cannot be written")
+}
+
 async fn supervise(run: args::Run) -> Result<()> {
     let args::Run {
         from,
         kernel,
         listen,
+        detail,
         log_format: _, // main has set logging up
     } = run;
     // First of all: a signal during the start must not be lost.
@@ -114,7 +138,7 @@ async fn supervise(run: args::Run) -> Result<()> {
         args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
     };
     let enforces = serving.is_some();
-    parts.serve(listen, serving).await?;
+    parts.serve(listen, serving, detail).await?;
     let result = parts.run().await;
     if enforces {
         stopped(&kernel.pin_path);
@@ -129,6 +153,16 @@ struct Parts {
     metrics: Metrics,
     cluster: cluster::Metrics,
     readiness: Readiness,
+    part: Part,
+}
+
+/// An instance's part in a cluster, as its metrics tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Standalone,
+    Agent,
+    /// It may lead, whether or not it is an agent too.
+    Controller,
 }
 
 impl Parts {
@@ -139,6 +173,7 @@ impl Parts {
             metrics: Metrics::default(),
             cluster: cluster::Metrics::default(),
             readiness: Readiness::default(),
+            part: Part::Standalone,
         };
         parts.add(
             "signals",
@@ -154,6 +189,7 @@ impl Parts {
     /// The parts of an instance in a cluster; what is counted in the kernel, where it enforces.
     async fn cluster(&mut self, part: args::Cluster, kernel: &Config) -> Result<Option<Arc<dyn Counters>>> {
         let args::Cluster { controller, agent } = part;
+        self.part = if controller { Part::Controller } else { Part::Agent };
         let client = connection::client().await?;
         let counters = match &agent {
             Some(node) => {
@@ -223,12 +259,27 @@ impl Parts {
         };
         self.add("netlink", driver);
         self.add("agent", node.run(self.shutdown.clone()));
+        self.add(
+            "flow count",
+            conntrack::count(counters.clone(), self.shutdown.clone()),
+        );
         Ok(counters)
     }
 
-    async fn serve(&mut self, listen: SocketAddr, counters: Option<Arc<dyn Counters>>) -> Result<()> {
-        let mut registry: Registry = self.metrics.registry(counters);
-        self.cluster.register(&mut registry);
+    async fn serve(
+        &mut self,
+        listen: SocketAddr,
+        counters: Option<Arc<dyn Counters>>,
+        detail: Detail,
+    ) -> Result<()> {
+        let mut registry: Registry = self.metrics.registry(counters, detail);
+        let own = registry.sub_registry_with_prefix(PREFIX);
+        if self.part != Part::Standalone {
+            self.cluster.register_watching(own);
+        }
+        if self.part == Part::Controller {
+            self.cluster.register_leading(own);
+        }
         let server = observe::build(observe::Config {
             listen,
             registry,

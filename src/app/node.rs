@@ -95,7 +95,7 @@ impl<S: Source> Node<S> {
         let mut problems = Problems::default();
         let mut tick = interval(RETRY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut first, mut incomplete, mut retry, mut lost) = (true, true, false, 0);
+        let (mut first, mut incomplete, mut retry, mut untaken) = (true, true, false, 0);
         let (mut tidy_at, mut settling) = (None::<Instant>, None::<JoinHandle<Settled>>);
         loop {
             let mut news = News::default();
@@ -136,7 +136,7 @@ impl<S: Source> Node<S> {
                     continue;
                 }
                 _ = tick.tick() => {
-                    self.count_lost(&mut lost);
+                    self.count_untaken(&mut untaken);
                     self.source.tick();
                     if !retry && !secured.is_waiting() {
                         continue;
@@ -197,10 +197,10 @@ impl<S: Source> Node<S> {
         self.reader.stop()
     }
 
-    fn count_lost(&self, lost: &mut u64) {
-        let now = self.agent.kernel().events_lost().unwrap_or(*lost) + self.reader.refused();
-        self.metrics.events_lost.inc_by(now.saturating_sub(*lost));
-        *lost = now.max(*lost);
+    fn count_untaken(&self, untaken: &mut u64) {
+        let now = self.reader.refused();
+        self.metrics.events_untaken.inc_by(now.saturating_sub(*untaken));
+        *untaken = now;
     }
 }
 

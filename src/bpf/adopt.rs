@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::accounts::{Account, Accounts, Closed};
 use super::config::Map;
 use super::ids::Ids;
 use super::l4::Tables;
@@ -33,6 +34,7 @@ impl Mirror {
             notes: Notes::read(maps)?,
             image: Image::default(),
             rules: HashMap::new(),
+            closed: Vec::new(),
             by_index: HashMap::new(),
             tables: Tables::default(),
             strays: BTreeSet::new(),
@@ -57,6 +59,7 @@ struct Reading<'a> {
     notes: Notes,
     image: Image,
     rules: HashMap<RuleKey, u32>,
+    closed: Vec<(Account, Closed)>,
     by_index: HashMap<u32, RuleKey>,
     tables: Tables,
     strays: BTreeSet<(Map, Vec<u8>)>,
@@ -111,11 +114,14 @@ impl Reading<'_> {
             })
             .collect();
         for key in noted {
-            let info = self
-                .notes
-                .texts
-                .get(&NoteKey::Rule(key))
-                .and_then(|text| notes::rule_from(text));
+            let text = self.notes.texts.get(&NoteKey::Rule(key));
+            let account = text.and_then(|text| notes::account_from(text));
+            if let (Some(account), Some(&index)) = (account, self.rules.get(&key)) {
+                self.rules.remove(&key);
+                self.closed.push((account, Closed { key, index }));
+                continue;
+            }
+            let info = text.and_then(|text| notes::rule_from(text));
             match info {
                 Some(info) if self.rules.contains_key(&key) => {
                     self.image.rules.insert(key, info);
@@ -389,6 +395,7 @@ impl Reading<'_> {
             node_ids: Ids::new(abi::L4_FIRST, maps.capacity(Map::L4), |id| {
                 self.tables.uses(id) || self.held_nodes.contains(&id)
             }),
+            accounts: Accounts::new(self.image.rules.values(), self.closed),
             image: self.image,
             slots,
             rules: self.rules,

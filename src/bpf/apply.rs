@@ -5,11 +5,12 @@
 //! state that is no wider; the mirror is then read anew and says what is there.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use super::config::Map;
 use super::kernel::Kernel;
 use super::mirror::Mirror;
-use super::stage::{Peaks, Stage, leaves};
+use super::stage::{Peaks, Stage, Staged, leaves};
 use super::steps::{Written, grace};
 use crate::compile::Op;
 
@@ -122,7 +123,11 @@ impl Kernel {
         self.changes += 1;
         let mut stage = Stage::new(&mut self.mirror);
         let changed = change(&mut stage);
-        let (steps, peaks) = stage.finish();
+        let Staged {
+            steps,
+            peaks,
+            forgets,
+        } = stage.finish();
         if let Some(refusal) = changed
             .err()
             .map(ApplyError::Refused)
@@ -130,6 +135,10 @@ impl Kernel {
         {
             self.reread()?;
             return Err(refusal);
+        }
+        if forgets {
+            // Whoever is reading learns at the end that it has read what changed meanwhile.
+            self.meanings.fetch_add(1, Ordering::AcqRel);
         }
         let mut written = Written::default();
         if let Err(error) = self.execute(&steps, &mut written) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, bail};
 
@@ -41,6 +42,8 @@ pub struct Kernel {
     pub(super) opened: Opened,
     /// How many changes there have been.
     pub(super) changes: u64,
+    /// Rises before a place in the counters loses its meaning.
+    pub(super) meanings: Arc<AtomicU64>,
 }
 
 /// What opening found and did.
@@ -115,6 +118,7 @@ impl Kernel {
                 notices,
             },
             changes: 0,
+            meanings: Arc::default(),
         };
         kernel.set_control();
         kernel.adopt_attachments()?;
@@ -229,6 +233,9 @@ impl Kernel {
                 .map(|(uid, _)| uid.clone())
                 .collect();
             unnamed.into_iter().for_each(|key| stage.remove_rule(key));
+            for account in stage.mirror.accounts.ended() {
+                stage.end(&account);
+            }
             ownerless.iter().for_each(|uid| stage.remove_pod(uid));
             debug_assert!(stage.mirror.notes.contains_key(&NoteKey::Programs));
             Ok(())

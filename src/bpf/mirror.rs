@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::accounts::Accounts;
 use super::config::Map;
 use super::ids::Ids;
 use super::l4::Tables;
@@ -18,6 +19,8 @@ pub(super) struct Mirror {
     pub slots: BTreeMap<Arc<str>, u32>,
     /// Counters index of each rule, those included whose names are not known.
     pub rules: HashMap<RuleKey, u32>,
+    /// What rules are counted for.
+    pub accounts: Accounts,
     pub tables: Tables,
     /// By slot: its prefixes in source4 and source6.
     pub sources: BTreeMap<u32, BTreeSet<Cidr>>,

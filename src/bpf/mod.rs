@@ -4,6 +4,7 @@
 //! In: operations on the image, interfaces to attach to. Out: the image that the pinned maps hold, counters, events.
 //! [`Kernel`] is the one writer of everything under its pin path; the kernel goes on enforcing when it is dropped.
 
+mod accounts;
 mod adopt;
 mod apply;
 mod attach;
@@ -31,11 +32,12 @@ mod sys;
 mod tables;
 mod test_run;
 
+pub use accounts::{Account, Verdict};
 pub use apply::{Applied, ApplyError, Settled, Settling};
 pub use attach::{Attachment, has_interface};
 pub use clean::{Cleaned, clean};
 pub use config::{AttachKind, Config, Map, MapSizes};
-pub use counters::{Count, CounterReader, Counters, MapFill, Reason};
+pub use counters::{Count, CounterReader, Counters, FlowCounts, MapFill, Reason};
 pub use kernel::{Kernel, Opened, Swept};
 pub use placeholder::{Placeholder, PlaceholderSource};
 pub use ring::{Event, EventReader};

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::abi;
+use super::accounts::{Account, Verdict};
 use super::config::Map;
 use super::plain::Plain;
 use super::tables::Maps;
@@ -177,6 +178,8 @@ enum RuleNote {
     Rule(PolicyName, Direction, Option<u32>),
     Isolation(Direction, Vec<PolicyName>),
     Audit(Direction, Vec<PolicyName>),
+    /// What rules that are gone have counted for a policy, in a direction, by what became of the packets.
+    Closed(Option<PolicyName>, Direction, Verdict),
 }
 
 /// # Panics
@@ -202,8 +205,36 @@ pub(super) fn rule_text(info: &RuleInfo) -> String {
     })
 }
 
+impl PolicyName {
+    fn id(self) -> ObjectId {
+        let Self(namespace, name) = self;
+        ObjectId { namespace, name }
+    }
+}
+
+pub(super) fn account_text(account: &Account) -> String {
+    let name = |id: &ObjectId| PolicyName(id.namespace.clone(), id.name.clone());
+    let Account {
+        policy,
+        direction,
+        verdict,
+    } = account;
+    text(&RuleNote::Closed(policy.as_ref().map(name), *direction, *verdict))
+}
+
+pub(super) fn account_from(text: &str) -> Option<Account> {
+    match serde_json::from_str(text).ok()? {
+        RuleNote::Closed(policy, direction, verdict) => Some(Account {
+            policy: policy.map(PolicyName::id),
+            direction,
+            verdict,
+        }),
+        RuleNote::Rule(..) | RuleNote::Isolation(..) | RuleNote::Audit(..) => None,
+    }
+}
+
 pub(super) fn rule_from(text: &str) -> Option<RuleInfo> {
-    let id = |PolicyName(namespace, name)| ObjectId { namespace, name };
+    let id = PolicyName::id;
     Some(match serde_json::from_str(text).ok()? {
         RuleNote::Rule(policy, direction, index) => RuleInfo::Rule(RuleId {
             policy: id(policy),
@@ -218,6 +249,7 @@ pub(super) fn rule_from(text: &str) -> Option<RuleInfo> {
             direction,
             policies: policies.into_iter().map(id).collect(),
         },
+        RuleNote::Closed(..) => return None,
     })
 }
 

@@ -107,6 +107,7 @@ impl Kernel {
     }
 
     fn carry<K: Flow>(&self, flows: Vec<(K, ct)>, slot: u32, stale: [u32; 2]) -> Result<()> {
+        let mut carried = 0;
         for (key, mut flow) in flows {
             flow.slot = slot;
             flow.stamp = stale[usize::from(flow.direction & 1)];
@@ -114,11 +115,13 @@ impl Kernel {
                 // Of a rule, whose index is another now; the verdict at the next packet gives it.
                 flow.counter = 0;
             }
-            self.maps
+            let is_new = self
+                .maps
                 .get(K::MAP)
                 .put_new(key.bytes(), flow.bytes())
                 .with_context(|| format!("cannot carry a flow over into map {}", K::MAP.name()))?;
+            carried += u64::from(is_new);
         }
-        Ok(())
+        self.maps.count_carried(K::MAP, carried)
     }
 }

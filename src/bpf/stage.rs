@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::accounts::Closed;
 use super::config::Map;
 use super::l4;
 use super::mirror::{Mirror, firsts, sources_of};
@@ -23,11 +24,21 @@ pub(super) fn leaves(op: &Op) -> bool {
     matches!(op, Op::RemoveRow(..) | Op::RemoveL4(_) | Op::RemoveRule(_))
 }
 
+/// All that is to be written.
+pub(super) struct Staged {
+    pub steps: Vec<Step>,
+    pub peaks: Peaks,
+    /// Who reads counters must learn anew what they are of.
+    pub forgets: bool,
+}
+
 /// The mirror as it changes, and the writes that follow from it.
 pub(super) struct Stage<'a> {
     pub mirror: &'a mut Mirror,
     pub steps: Steps,
     peaks: Peaks,
+    /// A place in the counters loses its meaning.
+    pub forgets: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -36,11 +47,16 @@ impl<'a> Stage<'a> {
             mirror,
             steps: Steps::default(),
             peaks: [0; Map::ALL.len()],
+            forgets: false,
         }
     }
 
-    pub fn finish(self) -> (Vec<Step>, Peaks) {
-        (self.steps.into_steps(), self.peaks)
+    pub fn finish(self) -> Staged {
+        Staged {
+            steps: self.steps.into_steps(),
+            peaks: self.peaks,
+            forgets: self.forgets,
+        }
     }
 
     /// # Errors
@@ -164,7 +180,7 @@ impl<'a> Stage<'a> {
         self.mirror.notes.insert(key, after);
     }
 
-    fn forget(&mut self, key: NoteKey) {
+    pub fn forget(&mut self, key: NoteKey) {
         let chunks = self.mirror.notes.remove(&key).unwrap_or(0);
         self.drop_chunks(key, 0, chunks);
     }
@@ -186,6 +202,8 @@ impl<'a> Stage<'a> {
     fn add_rule(&mut self, key: RuleKey, info: &RuleInfo) {
         if self.mirror.image.rules.get(&key) != Some(info) {
             self.note(NoteKey::Rule(key), &notes::rule_text(info));
+            let before = self.mirror.image.rules.get(&key);
+            self.mirror.accounts.rename(before, info);
         }
         if self.mirror.rules.contains_key(&key) {
             return;
@@ -203,9 +221,18 @@ impl<'a> Stage<'a> {
         let Some(index) = self.mirror.rules.remove(&key) else {
             return;
         };
+        let kept = self.close(key, index);
         self.delete(Map::RuleIndex, &key.0.to_ne_bytes());
         self.forget(NoteKey::Rule(key));
-        self.mirror.rule_ids.give(index, self.mirror.era);
+        if !kept {
+            self.mirror.rule_ids.give(index, self.mirror.era);
+        }
+    }
+
+    /// A place in the counters gets another name; the old one is still to be deleted.
+    pub(super) fn rename(&mut self, closed: Closed) {
+        self.counted(Map::RuleIndex, true, &closed.key.0.to_ne_bytes());
+        self.steps.put(Map::RuleIndex, &closed.key.0, &closed.index);
     }
 
     /// A place that became free in `era` is about to be filled.

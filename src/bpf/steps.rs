@@ -30,6 +30,11 @@ pub(super) enum Step {
     Networks(Map, u32),
     /// Packets that may have seen what came before are waited for.
     Grace,
+    /// What one place in the counters holds is added to another, which no program knows.
+    Fold {
+        from: u32,
+        into: u32,
+    },
 }
 
 /// Elements of one map. `values` is empty for deletions.
@@ -101,6 +106,12 @@ impl Steps {
     /// Packets that may be half way past what was written before are waited for.
     pub fn grace(&mut self) {
         self.steps.push(Step::Grace);
+        self.fence();
+    }
+
+    /// Before what frees the place.
+    pub fn fold(&mut self, from: u32, into: u32) {
+        self.steps.push(Step::Fold { from, into });
         self.fence();
     }
 
@@ -200,6 +211,11 @@ impl Kernel {
                 Step::Grace => {
                     grace();
                     written.graces += 1;
+                }
+                Step::Fold { from, into } => {
+                    self.maps.add_counters(*from, *into)?;
+                    written.map_writes += 1;
+                    written.syscalls += 3;
                 }
             }
         }

@@ -86,26 +86,36 @@ impl<'a, K: Plain, V: Plain> Table<'a, K, V> {
 
     /// Everything, in no order. A map that others write meanwhile may show an entry twice or not at all.
     pub fn entries(&self) -> Result<Vec<(K, V)>> {
-        self.in_batches()
+        self.read(|found: &mut Vec<(K, V)>, key, value| found.extend(K::read(key).zip(V::read(value))))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> Result<u64> {
+        self.read(|count, _, _| *count += 1)
+    }
+
+    fn read<T: Default>(&self, take: impl Fn(&mut T, &[u8], &[u8]) + Copy) -> Result<T> {
+        self.in_batches(take)
             .or_else(|error| match error.raw_os_error() {
                 // 5.10 has no batches for prefix maps: ENOTSUPP, which has no name in user space.
-                Some(524) => self.one_by_one(),
+                Some(524) => self.one_by_one(take),
                 _ => match error.kind() {
-                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => self.one_by_one(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => self.one_by_one(take),
                     _ => Err(error),
                 },
             })
             .with_context(|| format!("cannot read map {}", self.map.name()))
     }
 
-    fn in_batches(&self) -> io::Result<Vec<(K, V)>> {
+    fn in_batches<T: Default>(&self, take: impl Fn(&mut T, &[u8], &[u8])) -> io::Result<T> {
         let mut count = BATCH.min(self.open.shape().max_entries.max(64));
         let (key_size, value_size) = (size_of::<K>(), size_of::<V>());
         let mut position = None;
-        let mut found = Vec::new();
+        let mut found = T::default();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
         loop {
-            let mut keys = vec![0; key_size * count as usize];
-            let mut values = vec![0; value_size * count as usize];
+            keys.resize(key_size * count as usize, 0);
+            values.resize(value_size * count as usize, 0);
             let before = position.clone();
             let read = self.open.get_batch(&mut position, &mut keys, &mut values);
             let (read, last) = match read {
@@ -119,27 +129,23 @@ impl<'a, K: Plain, V: Plain> Table<'a, K, V> {
                 Err(error) => return Err(error),
             };
             let pairs = keys.chunks_exact(key_size).zip(values.chunks_exact(value_size));
-            found.extend(
-                pairs
-                    .take(read)
-                    .filter_map(|(key, value)| Some((K::read(key)?, V::read(value)?))),
-            );
+            pairs
+                .take(read)
+                .for_each(|(key, value)| take(&mut found, key, value));
             if last {
                 return Ok(found);
             }
         }
     }
 
-    fn one_by_one(&self) -> io::Result<Vec<(K, V)>> {
-        let mut found = Vec::new();
+    fn one_by_one<T: Default>(&self, take: impl Fn(&mut T, &[u8], &[u8])) -> io::Result<T> {
+        let mut found = T::default();
         let mut key = vec![0; size_of::<K>()];
         let mut more = self.open.next_key(None, &mut key)?;
         while more {
             let mut value = vec![0; size_of::<V>()];
-            if self.open.get(&key, &mut value)?
-                && let (Some(key), Some(value)) = (K::read(&key), V::read(&value))
-            {
-                found.push((key, value));
+            if self.open.get(&key, &mut value)? {
+                take(&mut found, &key, &value);
             }
             let previous = key.clone();
             more = self.open.next_key(Some(&previous), &mut key)?;

@@ -2,7 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 /// Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -28,12 +28,21 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds them to what a scrape shows.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Adds to what a scrape shows what every instance in a cluster counts.
+    pub fn register_watching(&self, registry: &mut Registry) {
+        registry.register(
+            "watch_errors",
+            "Lists and watches that failed; what is known stays, and they are tried again",
+            self.watch_errors.clone(),
+        );
+    }
+
+    /// Adds what those count that may lead. Of instances that never do, a 0 would look like a leader that is missing.
+    pub fn register_leading(&self, registry: &mut Registry) {
         let Self {
             leader,
             lease_errors,
-            watch_errors,
+            watch_errors: _,
             endpoints_written,
             endpoint_bytes_written,
             endpoints_deleted,
@@ -41,25 +50,25 @@ impl Metrics {
             objects_with_problems,
             policies_with_problems,
         } = self;
-        registry.register("leader", "1 while this instance leads", leader.clone());
+        registry.register(
+            "leader",
+            "1 while this instance holds the Lease: it resolves policies and publishes PolicyEndpoints",
+            leader.clone(),
+        );
         registry.register(
             "lease_errors",
             "Calls to the Lease that failed or took too long",
             lease_errors.clone(),
         );
         registry.register(
-            "watch_errors",
-            "Lists and watches that failed",
-            watch_errors.clone(),
-        );
-        registry.register(
             "endpoints_written",
             "PolicyEndpoints written",
             endpoints_written.clone(),
         );
-        registry.register(
-            "endpoint_bytes_written",
-            "Bytes of the PolicyEndpoints written",
+        registry.register_with_unit(
+            "endpoint_written",
+            "Bytes of the PolicyEndpoints written, as JSON",
+            Unit::Bytes,
             endpoint_bytes_written.clone(),
         );
         registry.register(
@@ -69,17 +78,17 @@ impl Metrics {
         );
         registry.register(
             "publish_errors",
-            "Writes and deletions of PolicyEndpoints that failed, and are tried again",
+            "Writes and deletions of PolicyEndpoints that failed; they are tried again",
             publish_errors.clone(),
         );
         registry.register(
             "objects_with_problems",
-            "Objects of the API server that cannot be read in full",
+            "Objects of the API server that cannot be read in full; 0 where this instance does not lead",
             objects_with_problems.clone(),
         );
         registry.register(
             "policies_with_problems",
-            "Policies that have a part which cannot be realised as written",
+            "Policies that have a part which cannot be realised as written; 0 where this instance does not lead",
             policies_with_problems.clone(),
         );
     }

@@ -293,6 +293,13 @@ impl Agent {
                 let ops = diff(self.kernel.image(), &image);
                 self.kernel.publish(&ops)?
             }
+            // What is counted of the past gives way to what is to be enforced.
+            Err(error @ ApplyError::Full { .. }) => {
+                if !self.kernel.forget_closed()? {
+                    return Err(error);
+                }
+                self.kernel.publish(&ops)?
+            }
             other => other?,
         };
         self.image = image;

@@ -8,5 +8,5 @@ mod secure;
 
 pub use agent::{Agent, Enforced, Wanted, Why};
 pub use links::{Links, Located, Sought, Veth};
-pub use scrape::Scrape;
+pub use scrape::{Scrape, sample_of};
 pub use secure::{Secure, Server};

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::cni::protocol::{Answer, LINE, Request};
-use crate::observe::Metrics;
+use crate::observe::{CniAnswer, Metrics};
 
 /// How long a connection may take for its line.
 const READ: Duration = Duration::from_secs(5);
@@ -147,21 +147,21 @@ async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>, metrics: Metr
     let (mut from, mut to) = stream.into_split();
     let answer = match timeout(READ, read(&mut from)).await {
         Ok(Ok(Some(request))) => {
-            let pod = format!("{}/{}", request.namespace, request.pod);
+            let (pod, begun) = (format!("{}/{}", request.namespace, request.pod), Instant::now());
             let Some(answer) = ask(request, &mut from, requests).await else {
-                metrics.cni_refused.inc();
+                metrics.cni_answered(CniAnswer::Abandoned, begun.elapsed());
                 return warn!(pod, "the CNI plugin has given up before the pod was enforced");
             };
             match &answer {
                 Answer::Refused { error, .. } => {
-                    metrics.cni_refused.inc();
+                    metrics.cni_answered(CniAnswer::Refused, begun.elapsed());
                     warn!(
                         pod,
                         "the CNI plugin is told that the pod cannot be secured: {error}"
                     );
                 }
                 Answer::Secured { .. } => {
-                    metrics.cni_secured.inc();
+                    metrics.cni_answered(CniAnswer::Secured, begun.elapsed());
                 }
             }
             answer

@@ -2,30 +2,63 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::counters::{Counters, OVERFLOW, POLICY_SERIES, Traffic};
+use super::counters::Counters;
+use super::kernel::KernelSide;
+use super::latency::{self, Bounds, Latency};
+use super::process::Process;
+use super::traffic::{Detail, OVERFLOW};
 
-/// Upper bounds of the apply latency's buckets, in microseconds.
-const BUCKETS_US: [u64; 16] = [
+/// Buckets of the apply latency. What is wanted: 20 ms, and 100 ms from the write to the API server on.
+const APPLY_US: Bounds = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 5_000_000, 10_000_000,
 ];
+/// Buckets of the CNI plugin's requests. Kubelet's own limit is minutes, the plugin's 10 s by default.
+const CNI_US: Bounds = &[
+    5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000,
+    30_000_000,
+];
+/// What the names of all metrics but the process' own begin with, followed by `_`.
+pub const PREFIX: &str = "palisade";
 /// Kinds of objects shown by name; what users' files hold is not ours to bound.
 const KINDS: usize = 100;
 
+/// What became of a request of the CNI plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CniAnswer {
+    /// The pod was enforced before it started.
+    Secured,
+    /// It could not be enforced in time; kubelet tries again.
+    Refused,
+    /// The plugin did not wait for the answer.
+    Abandoned,
+}
+
+impl CniAnswer {
+    const ALL: [Self; 3] = [Self::Secured, Self::Refused, Self::Abandoned];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Secured => "secured",
+            Self::Refused => "refused",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
 /// The agent's own numbers. Clones count together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     /// Changes that reached the kernel whole.
     pub changes_applied: Counter,
@@ -33,24 +66,51 @@ pub struct Metrics {
     pub changes_refused: Counter,
     /// Entries written to, or deleted from, the kernel's maps.
     pub map_writes: Counter,
-    /// Flow events that did not fit into the ring.
-    pub events_lost: Counter,
+    /// Flow events that the kernel has sent and that nobody has taken.
+    pub events_untaken: Counter,
     /// Pods whose veth is attached.
     pub pods_attached: Gauge,
-    /// Requests of the CNI plugin that were answered once the pod was enforced, and those that were not.
-    pub cni_secured: Counter,
-    pub cni_refused: Counter,
     /// Watches of the API server, and those of them that do not work at the moment.
     pub watches: Gauge,
     pub watches_failing: Gauge,
     /// Seconds since the epoch.
     synced: Gauge,
     apply_duration: Arc<Latency>,
+    cni_duration: Arc<[Latency; CniAnswer::ALL.len()]>,
     problems: Counts,
     skipped: Counts,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            changes_applied: Counter::default(),
+            changes_refused: Counter::default(),
+            map_writes: Counter::default(),
+            events_untaken: Counter::default(),
+            pods_attached: Gauge::default(),
+            watches: Gauge::default(),
+            watches_failing: Gauge::default(),
+            synced: Gauge::default(),
+            apply_duration: Arc::new(Latency::new(APPLY_US)),
+            cni_duration: Arc::new(CniAnswer::ALL.map(|_| Latency::new(CNI_US))),
+            problems: Counts::default(),
+            skipped: Counts::default(),
+        }
+    }
+}
+
 impl Metrics {
+    /// A request of the CNI plugin has come to its end.
+    pub fn cni_answered(&self, answer: CniAnswer, took: Duration) {
+        self.cni_duration[answer as usize].observe(took);
+    }
+
+    /// How many have had that end.
+    pub fn cni_answers(&self, answer: CniAnswer) -> u64 {
+        self.cni_duration[answer as usize].count()
+    }
+
     /// Time from noticing a change until the kernel enforces it.
     pub fn applied_in(&self, duration: Duration) {
         self.apply_duration.observe(duration);
@@ -72,27 +132,28 @@ impl Metrics {
         self.skipped.replace(by_kind);
     }
 
-    /// All that a scrape shows: these numbers, and `counters` where there is a kernel side.
-    pub fn registry(&self, counters: Option<Arc<dyn Counters>>) -> Registry {
+    /// All that a scrape shows: these numbers, and `counters` where there is a kernel side, as finely as `detail` says.
+    pub fn registry(&self, counters: Option<Arc<dyn Counters>>, detail: Detail) -> Registry {
         let Self {
             changes_applied,
             changes_refused,
             map_writes,
-            events_lost,
+            events_untaken,
             pods_attached,
-            cni_secured,
-            cni_refused,
             watches,
             watches_failing,
             synced,
             apply_duration,
+            cni_duration,
             problems,
             skipped,
         } = self;
-        let mut registry = Registry::with_prefix("palisade");
+        let mut all = Registry::default();
+        all.register_collector(Box::new(Process::started_now()));
+        let registry = all.sub_registry_with_prefix(PREFIX);
         registry.register(
             "build",
-            "Version that runs",
+            "Which version runs; always 1",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry.register(
@@ -102,7 +163,7 @@ impl Metrics {
         );
         registry.register(
             "changes_refused",
-            "Changes refused whole; the state before them stays",
+            "Changes refused whole, because a map has no room or the kernel did not take them; what was in force stays",
             changes_refused.clone(),
         );
         registry.register(
@@ -111,100 +172,70 @@ impl Metrics {
             map_writes.clone(),
         );
         registry.register(
-            "events_lost",
-            "Flow events that did not fit into the ring",
-            events_lost.clone(),
-        );
-        registry.register(
             "pods_attached",
             "Pods whose veth is attached",
             pods_attached.clone(),
         );
-        registry.register(
-            "cni_secured",
-            "Requests of the CNI plugin whose pod was enforced before it started",
-            cni_secured.clone(),
-        );
-        registry.register(
-            "cni_refused",
-            "Requests of the CNI plugin whose pod could not be enforced in time",
-            cni_refused.clone(),
-        );
-        registry.register("watches", "Watches of the API server", watches.clone());
+        registry.register("watches", "Watches of the API server: of the node's pods, and of PolicyEndpoints for each namespace that has a pod here", watches.clone());
         registry.register(
             "watches_failing",
-            "Watches of the API server that do not work at the moment",
+            "Those of them that do not work at the moment; what is in force stays",
             watches_failing.clone(),
         );
         registry.register_with_unit(
             "synced_timestamp",
-            "When all watches last worked; 0 where there are none",
+            "When all watches last worked, in seconds since the epoch; 0 where there are none",
             Unit::Seconds,
             synced.clone(),
         );
-        registry.register_collector(Box::new(apply_duration.clone()));
+        registry.register_collector(Box::new(Latencies {
+            apply: apply_duration.clone(),
+            cni: cni_duration.clone(),
+        }));
         registry.register_collector(Box::new(Gauges {
             name: "problems",
-            help: "Open problems by the part that found them",
+            help: "What is not enforced as written, by the part that found it: files or cluster (reading), resolve, node (interfaces, maps), cni (installing)",
             label: "source",
             counts: problems.clone(),
         }));
         registry.register_collector(Box::new(Gauges {
             name: "objects_skipped",
-            help: "Objects that are skipped because their kind is not read",
+            help: "Objects in the files that are skipped because their kind is not read",
             label: "kind",
             counts: skipped.clone(),
         }));
         if let Some(counters) = counters {
-            registry.register_collector(Box::new(Traffic::new(counters, POLICY_SERIES)));
+            let kernel = KernelSide::new(counters, detail, events_untaken.clone());
+            registry.register_collector(Box::new(kernel));
         }
-        registry
+        all
     }
 }
 
-/// A histogram without a lock: a scrape during an observation may miss its last one, no more.
-#[derive(Debug, Default)]
-struct Latency {
-    /// One more than bounds: the last is for what is slower than all.
-    buckets: [AtomicU64; BUCKETS_US.len() + 1],
-    nanoseconds: AtomicU64,
+/// The histograms, as one collector.
+#[derive(Debug)]
+struct Latencies {
+    apply: Arc<Latency>,
+    cni: Arc<[Latency; CniAnswer::ALL.len()]>,
 }
 
-impl Latency {
-    fn observe(&self, duration: Duration) {
-        let us = duration.as_nanos().div_ceil(1000);
-        let bucket = BUCKETS_US
-            .iter()
-            .position(|bound| us <= u128::from(*bound))
-            .unwrap_or(BUCKETS_US.len());
-        self.nanoseconds.fetch_add(
-            u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Collector for Latency {
+impl Collector for Latencies {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let bounds = BUCKETS_US
-            .iter()
-            .map(|us| Duration::from_micros(*us).as_secs_f64())
-            .chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds
-            .zip(&self.buckets)
-            .map(|(bound, n)| (bound, n.load(Ordering::Relaxed)))
-            .collect();
-        let count = buckets.iter().map(|(_, n)| n).sum();
-        let sum = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        encoder
-            .encode_descriptor(
-                "apply_duration",
-                "Time from noticing a change until the kernel enforces it",
-                Some(&Unit::Seconds),
-                MetricType::Histogram,
-            )?
-            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        latency::encode(
+            &mut encoder,
+            "apply_duration",
+            "From noticing a change until the kernel enforces it",
+            None,
+            &[("", &self.apply)],
+        )?;
+        let of = CniAnswer::ALL.map(|answer| (answer.label(), &self.cni[answer as usize]));
+        latency::encode(
+            &mut encoder,
+            "cni_request_duration",
+            "From the CNI plugin's request until its answer, or until it gave up",
+            Some("result"),
+            &of,
+        )
     }
 }
 
@@ -270,28 +301,5 @@ mod tests {
         assert_eq!(kept.len(), KINDS);
         assert_eq!(kept.values().sum::<u64>(), total);
         assert!(kept.contains_key("Kind150") && !kept.contains_key("Kind51") && kept.contains_key(OVERFLOW));
-    }
-
-    #[test]
-    fn a_latency_counts_in_the_first_bucket_that_holds_it() {
-        let latency = Latency::default();
-        for us in [0, 100, 101, 20_000_000] {
-            latency.observe(Duration::from_micros(us));
-        }
-        latency.observe(Duration::from_nanos(100_001));
-        let counts: Vec<u64> = latency
-            .buckets
-            .iter()
-            .map(|n| n.load(Ordering::Relaxed))
-            .collect();
-        assert_eq!(
-            (
-                counts[0],
-                counts[1],
-                counts[BUCKETS_US.len()],
-                counts.iter().sum::<u64>()
-            ),
-            (2, 2, 1, 5)
-        );
     }
 }

@@ -5,11 +5,19 @@
 //! computed or written, so no policy change waits for it.
 
 mod counters;
+mod exposition;
+mod kernel;
+mod latency;
 mod metrics;
+mod process;
 mod ready;
+pub mod reference;
 mod server;
+mod traffic;
 
-pub use counters::{CounterSample, Counters, MapFill, OVERFLOW, Outcome, POLICY_SERIES};
-pub use metrics::Metrics;
+pub use counters::{CounterSample, Counters, Flows, MapFill, Outcome, Rule};
+pub use exposition::Format;
+pub use metrics::{CniAnswer, Metrics, PREFIX};
 pub use ready::{Readiness, Unready};
 pub use server::{Config, Server, build};
+pub use traffic::{Detail, OVERFLOW};

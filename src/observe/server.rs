@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text;
@@ -17,10 +17,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::Readiness;
+use super::{Format, Readiness};
 
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 /// How long requests under way may take to end after shutdown has begun.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -110,14 +108,19 @@ impl Server {
     }
 }
 
-async fn scrape(State(seen): State<Arc<Seen>>) -> Response {
+async fn scrape(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> Response {
+    let accept = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
     // Reading the kernel's counters blocks.
     let text = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
-        text::encode(&mut text, &seen.registry).map(|()| text)
+        text::encode(&mut text, &seen.registry).map(|()| format.of_open_metrics(text))
     });
     match text.await {
-        Ok(Ok(text)) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Ok(Ok(text)) => ([(CONTENT_TYPE, format.content_type()), (VARY, "accept")], text).into_response(),
         Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }

@@ -14,6 +14,7 @@ mod audit;
 mod capacity;
 mod edits;
 mod lifetimes;
+mod monitoring;
 mod node;
 mod packets;
 mod refusals;

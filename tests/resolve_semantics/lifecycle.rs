@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::world::{entries, ingress, ip, is, load, mk_pod, pods, resolved, set, subjects, values, world};
+use crate::world::{entries, ingress, ip, is, load, mk_pod, pods, resolved, set, subjects, world};
 use palisade::model::{Change, Direction, ObjectId, Pod, Policy, Selector};
 use palisade::resolve::Index;
 

@@ -6,7 +6,7 @@ use crate::world::{
     block, egress, egress_of, entries, ingress, ingress_of, is, load, mk_labels, mk_namespace, mk_pod,
     mk_service, pods, requirement, resolved, set, subjects, values, world,
 };
-use palisade::model::{Change, Direction, Namespace, Operator, Pod, Policy, Selector};
+use palisade::model::{Change, Direction, Operator, Pod, Policy, Selector};
 use palisade::resolve::Index;
 
 #[test]

@@ -5,7 +5,7 @@ use crate::world::{
     self_services, set, tcp, world,
 };
 use palisade::api::SelfService;
-use palisade::model::{Direction, Policy, Problem, Protocol, Service};
+use palisade::model::{Direction, Policy, Problem, Protocol};
 
 #[test]
 fn s22_egress_to_an_allowed_backend_is_allowed_through_its_service() {

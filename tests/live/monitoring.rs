@@ -1,0 +1,334 @@
+//! A real Prometheus server that scrapes a running agent: what it sees rise is what was sent.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::instance::{PATIENCE, get};
+use crate::netns::{Layout, Namespace};
+use crate::objects::{app, policy};
+use crate::require_root;
+use crate::site::Site;
+
+/// The host is a namespace of its own: the port is free.
+const PORT: u16 = 9090;
+const PACKETS: &str = "palisade_traffic_packets_total";
+const BYTES: &str = "palisade_traffic_bytes_total";
+/// Bytes of a datagram's contents, and of its headers on a veth.
+const CONTENTS: usize = 58;
+const HEADERS: u64 = 14 + 20 + 8;
+
+/// Ends on drop.
+struct Server {
+    child: Child,
+    _data: tempfile::TempDir,
+}
+
+impl Server {
+    /// `None`: it is not installed.
+    fn start(host: &Namespace) -> Option<Self> {
+        if Command::new("prometheus").arg("--version").output().is_err() {
+            assert!(
+                std::env::var("CI").is_err(),
+                "CI must not skip this: make monitoring-packages"
+            );
+            eprintln!("skipped: prometheus is not there (make monitoring-packages)");
+            return None;
+        }
+        let data = tempfile::tempdir().expect("a folder");
+        let config = data.path().join("prometheus.yml");
+        let text = "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n\
+                    scrape_configs: [{job_name: palisade, static_configs: [{targets: ['127.0.0.1:9810']}]}]\n";
+        std::fs::write(&config, text).expect("written");
+        let child = host
+            .command("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                data.path().join("tsdb").display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{PORT}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("prometheus");
+        Some(Self { child, _data: data })
+    }
+
+    /// Value of each series that an expression has now, by its labels; `None` where the server does not answer yet.
+    fn query(&self, host: &Namespace, expression: &str) -> Option<Vec<(BTreeMap<String, String>, f64)>> {
+        let escaped: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = host.run(|| {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).ok()?;
+            stream.set_read_timeout(Some(PATIENCE)).ok()?;
+            write!(stream, "GET /api/v1/query?query={escaped} HTTP/1.0\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer)
+        })?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        let body: Value = serde_json::from_str(body).ok()?;
+        let series = body["data"]["result"].as_array()?.iter().map(|series| {
+            let labels = serde_json::from_value(series["metric"].clone()).expect("labels");
+            let value = series["value"][1].as_str().and_then(|value| value.parse().ok());
+            (labels, value.expect("a number"))
+        });
+        Some(series.collect())
+    }
+
+    /// The one value of an expression; `None`: there is none yet.
+    fn value(&self, host: &Namespace, expression: &str) -> Option<f64> {
+        match &self.query(host, expression)?[..] {
+            [] => None,
+            [(_, value)] => Some(*value),
+            more => panic!("{expression}: {more:?}"),
+        }
+    }
+
+    /// Waits until an expression has this value, and returns what it has in the end.
+    fn settles(&self, host: &Namespace, expression: &str, expected: f64) -> Option<f64> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let value = self.value(host, expression);
+            if value == Some(expected) || Instant::now() > until {
+                return value;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends so many datagrams, no faster than a veth takes them.
+fn send(from: &Namespace, to: IpAddr, port: u16, count: usize) {
+    from.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4000)).expect("a socket");
+        for number in 1..=count {
+            socket
+                .send_to(&[0; CONTENTS], SocketAddr::from((to, port)))
+                .expect("sent");
+            if number % 50 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_killed_agent() {
+    require_root!();
+    let mut site = Site::new(Layout::Routed, "tcx");
+    let [web, api, intruder] = site.pods(["web", "api", "intruder"]);
+    let to_api = format!("to: [{{{}}}], ports: [{{port: 8080, protocol: UDP}}]", app("api"));
+    let from_web = format!(
+        "from: [{{{}}}], ports: [{{port: 8080, protocol: UDP}}]",
+        app("web")
+    );
+    let policies = |others: &str| {
+        let egress = format!(
+            "{}, policyTypes: [Egress], egress: [{{{to_api}}}{others}]",
+            app("web")
+        );
+        let ingress = format!("{}, ingress: [{{{from_web}}}{others}]", app("api"));
+        policy("shop/web", &egress) + &policy("shop/api", &ingress)
+    };
+    site.folder.put("policies.yaml", &policies(""));
+    site.start(&["vethweb", "vethapi", "vethintruder"]);
+    // Takes what comes, and says nothing.
+    let sink = api
+        .namespace
+        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 8080)));
+    let _sink = sink.expect("a free port");
+    let address = IpAddr::V4(api.addresses.v4.expect("an address"));
+
+    let Some(server) = Server::start(&site.host.namespace) else {
+        return;
+    };
+    let up = "up{job=\"palisade\"}";
+    assert_eq!(
+        server.settles(&site.host.namespace, up, 1.0),
+        Some(1.0),
+        "the agent is scraped"
+    );
+    let of = |metric: &str, policy: &str, direction: &str, verdict: &str| {
+        format!(
+            "{metric}{{namespace=\"shop\",policy=\"{policy}\",direction=\"{direction}\",verdict=\"{verdict}\"}}"
+        )
+    };
+    let watched = [
+        ("web", "egress", "allowed"),
+        ("web", "egress", "dropped"),
+        ("api", "ingress", "allowed"),
+        ("api", "ingress", "dropped"),
+    ];
+    for (policy, direction, verdict) in watched {
+        let expression = of(PACKETS, policy, direction, verdict);
+        assert_eq!(
+            server.settles(&site.host.namespace, &expression, 0.0),
+            Some(0.0),
+            "{expression}"
+        );
+    }
+
+    let mut sent = 0;
+    let mut each = |count: usize| {
+        std::thread::scope(|scope| {
+            // Allowed by web's policy, and by api's.
+            scope.spawn(|| send(&web.namespace, address, 8080, count));
+            // Denied by api's.
+            scope.spawn(|| send(&intruder.namespace, address, 8080, count));
+        });
+        // Denied by web's: of its own port, or the two would share a socket.
+        send(&web.namespace, address, 8081, count);
+        sent += count;
+    };
+    each(400);
+    // One more rule in each direction, and one more policy that isolates: what is denied has another counter from here on.
+    let more = [
+        policies(", {ports: [{port: 9000}]}"),
+        policy(
+            "shop/zz",
+            "podSelector: {matchExpressions: [{key: app, operator: In, values: [web, api]}]}, policyTypes: [Ingress, Egress]",
+        ),
+    ];
+    site.put("policies.yaml", &more.concat());
+    each(300);
+    site.crash();
+    each(200);
+    // Edited while nobody looks.
+    site.folder.put("policies.yaml", &policies(""));
+    site.start(&["vethweb", "vethapi", "vethintruder"]);
+    each(300);
+    site.crash();
+    site.start(&["vethweb", "vethapi", "vethintruder"]);
+
+    assert!(sent >= 1000);
+    let bytes = sent as u64 * (CONTENTS as u64 + HEADERS);
+    for (policy, direction, verdict) in watched {
+        for (metric, expected) in [(PACKETS, sent as f64), (BYTES, bytes as f64)] {
+            let expression = of(metric, policy, direction, verdict);
+            assert_eq!(
+                server.settles(&site.host.namespace, &expression, expected),
+                Some(expected),
+                "{expression}"
+            );
+            println!("{expression}: 0 → {expected}");
+            // As the server reckons rates: a fall would be a restart of the counter.
+            let falls = server.value(&site.host.namespace, &format!("resets({expression}[10m])"));
+            assert_eq!(falls, Some(0.0), "{expression} fell");
+        }
+    }
+    let unknown = server.query(
+        &site.host.namespace,
+        "palisade_traffic_packets_total{reason=\"unknown_pod\"} > 0",
+    );
+    assert_eq!(unknown, Some(Vec::new()), "all is known all the time");
+}
+
+/// Packets of each series of a scrape that names a policy: `policy direction verdict rule`, the rule where it is shown.
+fn scraped(host: &Namespace) -> BTreeMap<String, u64> {
+    let (status, body) = get(host, "/metrics");
+    assert_eq!(status, 200, "{body}");
+    let samples = body
+        .lines()
+        .filter_map(|line| line.strip_prefix(PACKETS)?.split_once("} "));
+    let named = samples.filter_map(|(labels, value)| {
+        let label = |name: &str| labels.split(&format!("{name}=\"")).nth(1)?.split('"').next();
+        let rule = label("rule").map(|rule| format!(" {rule}")).unwrap_or_default();
+        let series = format!(
+            "{} {} {}{rule}",
+            label("policy")?,
+            label("direction")?,
+            label("verdict")?
+        );
+        Some((series, value.parse().expect("a number")))
+    });
+    named.collect()
+}
+
+#[test]
+fn while_rules_come_and_go_no_scrape_shows_a_fall_or_more_than_was_sent() {
+    require_root!();
+    let mut site = Site::new(Layout::Routed, "tcx");
+    let [api, intruder] = site.pods(["api", "intruder"]);
+    let api_policy = |rules: &str| policy("shop/api", &format!("{}, ingress: [{rules}]", app("api")));
+    let more = policy("shop/zz", &app("api"));
+    let texts = [
+        api_policy("{ports: [{port: 8080, protocol: UDP}]}"),
+        // Another rule allows the port, and another isolation denies all else.
+        api_policy("{ports: [{port: 1}]}, {ports: [{port: 8080, protocol: UDP}]}") + &more,
+    ];
+    site.folder.put("policies.yaml", &texts[0]);
+    site.start(&["vethapi", "vethintruder"]);
+    let sink = api
+        .namespace
+        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 8080)));
+    let _sink = sink.expect("a free port");
+    let address = IpAddr::V4(api.addresses.v4.expect("an address"));
+
+    let (edits, at_once) = (40, 25);
+    let all = at_once * edits as u64;
+    let series = ["api ingress allowed", "api ingress dropped"];
+    let expected = BTreeMap::from(series.map(|series| (series.to_string(), all)));
+    let ended = AtomicBool::new(false);
+    let sent = AtomicU64::new(0);
+    let host = &site.host.namespace;
+    let scrapes = std::thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let (mut scrapes, mut before) = (0, BTreeMap::new());
+            while !ended.load(Ordering::Acquire) {
+                let now = scraped(host);
+                let limit = sent.load(Ordering::Acquire);
+                for (series, count) in &now {
+                    let last = before.get(series).copied().unwrap_or(0);
+                    assert!(*count >= last, "{series} fell from {last} to {count}");
+                    assert!(*count <= limit, "{series}: {count} of {limit} that were sent");
+                }
+                before = now;
+                scrapes += 1;
+            }
+            scrapes
+        });
+        for edit in 1..=edits {
+            // Before it is sent: a scrape may see it at once.
+            sent.fetch_add(at_once, Ordering::AcqRel);
+            site.folder.put("policies.yaml", &texts[edit % 2]);
+            for port in [8080, 8081] {
+                send(&intruder.namespace, address, port, at_once as usize);
+            }
+        }
+        let until = Instant::now() + PATIENCE;
+        while scraped(host) != expected && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ended.store(true, Ordering::Release);
+        scraper
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    println!("{scrapes} scrapes during {edits} edits");
+    assert!(scrapes > 10, "{scrapes}");
+    assert_eq!(scraped(host), expected);
+
+    // The same counts by rule, after a restart with the flag.
+    site.crash();
+    let mut site = site.with(&["--metrics-per-rule"]);
+    site.start(&["vethapi", "vethintruder"]);
+    let now = scraped(&site.host.namespace);
+    let of = |series: &str| now.get(series).copied();
+    assert_eq!(of("api ingress dropped"), Some(all), "{now:?}");
+    let allowed = of("api ingress allowed 0").unwrap_or(0) + of("api ingress allowed _removed").unwrap_or(0);
+    assert_eq!(allowed, all, "{now:?}");
+}

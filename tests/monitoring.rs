@@ -1,0 +1,480 @@
+//! The alerts and the dashboard: they name metrics and labels that there are, promtool finds nothing wrong, each alert fires and does
+//! not fire where it should, and says what to do. And in how many series 1,000 policies show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use palisade::api::{Entry, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, Port};
+use palisade::bpf::{Count, Map, Reason};
+use palisade::compile::{Compiled, Endpoints, compile};
+use palisade::model::{Cidr, Direction, ObjectId, Pod};
+use palisade::node::sample_of;
+use palisade::observe::reference::Described;
+use palisade::observe::{CounterSample, Counters, Detail, Flows, MapFill, Metrics, Outcome, Rule};
+use prometheus_client::encoding::text::encode;
+use serde_json::Value;
+
+/// What a Prometheus server adds, as the monitors of `manifests/monitoring/` have it.
+const OF_THE_TARGET: [&str; 5] = ["job", "instance", "node", "namespace", "pod"];
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn yaml(name: &str) -> Value {
+    serde_saphyr::from_str(&text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn alerts() -> Vec<Value> {
+    let file = yaml("manifests/monitoring/alerts.yaml");
+    let groups = list(&file["groups"]).iter();
+    groups.flat_map(|group| list(&group["rules"]).to_vec()).collect()
+}
+
+fn name(alert: &Value) -> &str {
+    alert["alert"].as_str().expect("a name")
+}
+
+/// Every string under one of these keys, with the place that it is at.
+fn under<'v>(value: &'v Value, keys: &[&str], found: &mut Vec<&'v str>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value.as_str() {
+                    Some(text) if keys.contains(&&**key) => found.push(text),
+                    _ => under(value, keys, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| under(item, keys, found)),
+        _ => {}
+    }
+}
+
+/// With values for Grafana's variables.
+fn filled_in(expression: &str) -> String {
+    let expression = expression.replace("$__rate_interval", "5m");
+    ["$instance", "$namespace", "$policy"]
+        .iter()
+        .fold(expression, |text, variable| text.replace(variable, ".*"))
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&text("manifests/monitoring/dashboard.json")).expect("JSON")
+}
+
+/// Runs promtool; it must have nothing to say but this word.
+fn promtool(arguments: &[&str], file: &Path, word: &str) {
+    let Ok(output) = Command::new("promtool").args(arguments).arg(file).output() else {
+        assert!(
+            std::env::var("CI").is_err(),
+            "CI must not skip promtool: make monitoring-packages"
+        );
+        return eprintln!("skipped: promtool is not there (make monitoring-packages)");
+    };
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains(word), "promtool: {said}");
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_alerts_and_they_fire_as_they_should() {
+    promtool(
+        &["check", "rules"],
+        &path("manifests/monitoring/alerts.yaml"),
+        "SUCCESS",
+    );
+    promtool(
+        &["test", "rules"],
+        &path("testdata/monitoring/alerts.test.yaml"),
+        "SUCCESS",
+    );
+}
+
+#[test]
+fn each_alert_is_tested_where_it_fires_and_where_it_does_not() {
+    let tests = yaml("testdata/monitoring/alerts.test.yaml");
+    let mut seen: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    for case in list(&tests["tests"])
+        .iter()
+        .flat_map(|test| list(&test["alert_rule_test"]))
+    {
+        let fires = !list(&case["exp_alerts"]).is_empty();
+        *seen
+            .entry((case["alertname"].as_str().expect("a name"), fires))
+            .or_default() += 1;
+    }
+    for alert in alerts() {
+        for fires in [true, false] {
+            assert!(
+                seen.contains_key(&(name(&alert), fires)),
+                "{}: no test where fires is {fires}",
+                name(&alert)
+            );
+        }
+    }
+}
+
+#[test]
+fn each_alert_says_what_to_do_and_nothing_else_is_said() {
+    let alerts = alerts();
+    let there_are: BTreeSet<&str> = alerts.iter().map(name).collect();
+    assert_eq!(there_are.len(), alerts.len(), "each has its own name");
+    let document = text("docs/monitoring.md");
+    let documented: BTreeSet<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .collect();
+    assert_eq!(there_are, documented, "docs/monitoring.md");
+    for alert in &alerts {
+        for field in ["summary", "description"] {
+            assert!(alert["annotations"][field].is_string(), "{alert}");
+        }
+        let severity = alert["labels"]["severity"].as_str().expect("a severity");
+        assert!(["critical", "warning", "info"].contains(&severity), "{alert}");
+    }
+}
+
+#[test]
+fn the_operators_rule_holds_the_same_alerts() {
+    let alerts = text("manifests/monitoring/alerts.yaml");
+    let groups = &alerts[alerts.find("groups:").expect("groups")..];
+    let mut expected = String::from(
+        "# Of alerts.yaml, for the Prometheus operator: UPDATE_GOLDEN=1 cargo test --test monitoring writes it.\n\
+         apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n\
+         metadata:\n  name: palisade\n  namespace: kube-system\n  labels: {app.kubernetes.io/name: palisade}\nspec:\n",
+    );
+    for line in groups.lines() {
+        expected += &format!("  {line}\n");
+    }
+    let file = path("manifests/monitoring/prometheusrule.yaml");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &expected).expect("written");
+    }
+    assert_eq!(
+        text("manifests/monitoring/prometheusrule.yaml"),
+        expected,
+        "UPDATE_GOLDEN=1 writes it"
+    );
+    let rule = yaml("manifests/monitoring/prometheusrule.yaml");
+    assert_eq!(rule["spec"], yaml("manifests/monitoring/alerts.yaml"));
+}
+
+/// The words of an expression, as PromQL has them, without what is quoted; and what stands right behind each.
+fn words(expression: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let (mut quoted, mut word) = (None, String::new());
+    for (at, character) in expression.char_indices().chain([(expression.len(), ' ')]) {
+        let is_word = character.is_ascii_alphanumeric() || character == '_';
+        match quoted {
+            Some(quote) if character == quote => quoted = None,
+            Some(_) => {}
+            None if is_word => word.push(character),
+            None => {
+                if !word.is_empty() {
+                    found.push((std::mem::take(&mut word), expression[at..].trim_start().into()));
+                }
+                if matches!(character, '"' | '\'' | '`') {
+                    quoted = Some(character);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What stands between a label and a value.
+const MATCHES: [&str; 4] = ["=\"", "!=\"", "=~", "!~"];
+
+/// Metrics and labels of an expression that there are not.
+fn unknown(expression: &str, metrics: &[Described]) -> Vec<String> {
+    let of = |name: &str| {
+        metrics.iter().find(|metric| {
+            let sample = name.strip_prefix(&*metric.name);
+            sample == Some("")
+                || metric.kind == "histogram" && matches!(sample, Some("_bucket" | "_sum" | "_count"))
+        })
+    };
+    let mut wrong = Vec::new();
+    let all: BTreeSet<&str> = metrics
+        .iter()
+        .flat_map(|metric| metric.labels.iter().map(String::as_str))
+        .chain(OF_THE_TARGET)
+        .chain(["le"])
+        .collect();
+    let mut latest: Option<&Described> = None;
+    for (word, behind) in words(expression) {
+        if word.starts_with("palisade_") || word.starts_with("process_") {
+            latest = of(&word);
+            if latest.is_none() {
+                wrong.push(word);
+            }
+        } else if MATCHES.iter().any(|sign| behind.starts_with(sign)) {
+            // A matcher of the metric before it.
+            let has = |metric: &Described| metric.labels.contains(&word) || OF_THE_TARGET.contains(&&*word);
+            if latest.is_some_and(|metric| !has(metric)) {
+                wrong.push(format!("{} {{{word}}}", latest.map_or("", |metric| &metric.name)));
+            }
+        }
+    }
+    for (at, _) in expression.match_indices("by (") {
+        let inner = expression[at + 4..].split(')').next().unwrap_or_default();
+        let labels = inner
+            .split(',')
+            .map(str::trim)
+            .filter(|label| !all.contains(label));
+        wrong.extend(labels.map(|label| format!("by ({label})")));
+    }
+    wrong
+}
+
+#[test]
+fn alerts_and_dashboard_name_only_metrics_and_labels_that_there_are() {
+    let metrics = palisade::app::described().expect("the metrics");
+    let dashboard = dashboard();
+    let alerts = alerts();
+    let mut expressions = Vec::new();
+    under(&dashboard, &["expr", "query"], &mut expressions);
+    alerts
+        .iter()
+        .for_each(|alert| under(alert, &["expr"], &mut expressions));
+    assert!(expressions.len() > 50, "{}", expressions.len());
+    let mut wrong = Vec::new();
+    for expression in expressions {
+        let unknown = unknown(expression, &metrics);
+        if !unknown.is_empty() {
+            wrong.push(format!("{expression}: {}", unknown.join(", ")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_name_that_there_is_not_is_found() {
+    let metrics = palisade::app::described().expect("the metrics");
+    for (expression, expected) in [
+        (
+            "sum by (instance) (rate(palisade_nothing_total[5m]))",
+            &["palisade_nothing_total"][..],
+        ),
+        (
+            "palisade_map_entries{state!=\"x\"} != 1",
+            &["palisade_map_entries {state}"],
+        ),
+        (
+            "palisade_problems{source=\"files\", kind!~\"x\"}",
+            &["palisade_problems {kind}"],
+        ),
+        ("sum by (instance, colour) (palisade_problems)", &["by (colour)"]),
+        (
+            "palisade_apply_duration_seconds_bucket{le=\"0.1\"}",
+            &["palisade_apply_duration_seconds {le}"],
+        ),
+        ("palisade_leader_count > 0", &["palisade_leader_count"]),
+        (
+            "palisade_apply_duration_seconds_count{instance=\"palisade_x\"} == 1",
+            &[],
+        ),
+    ] {
+        assert_eq!(unknown(expression, &metrics), expected, "{expression}");
+    }
+}
+
+#[test]
+fn the_dashboards_expressions_are_read_by_promtool() {
+    let dashboard = dashboard();
+    let mut expressions = Vec::new();
+    under(&dashboard, &["expr"], &mut expressions);
+    let rules: Vec<Value> = expressions
+        .iter()
+        .enumerate()
+        .map(|(number, expression)| {
+            serde_json::json!({"record": format!("dashboard:{number}"), "expr": filled_in(expression)})
+        })
+        .collect();
+    let file = serde_json::json!({"groups": [{"name": "dashboard", "rules": rules}]});
+    let folder = tempfile::tempdir().expect("a folder");
+    // JSON is YAML.
+    let path = folder.path().join("rules.yaml");
+    std::fs::write(&path, file.to_string()).expect("written");
+    promtool(&["check", "rules"], &path, "SUCCESS");
+}
+
+/// A node's rules, each of which has counted something.
+struct Node {
+    samples: Vec<CounterSample>,
+}
+
+impl Counters for Node {
+    fn read(&self) -> Vec<CounterSample> {
+        self.samples.clone()
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        let map = |map: &Map| MapFill {
+            name: map.name(),
+            entries: 1,
+            capacity: 2,
+        };
+        Map::ALL.iter().map(map).collect()
+    }
+
+    fn flows(&self) -> Vec<Flows> {
+        let of = |family| Flows {
+            family,
+            entries: Some(1),
+            capacity: 2,
+            recorded: 3,
+            refused: 0,
+            evicted: 1,
+        };
+        vec![of("ipv4"), of("ipv6")]
+    }
+
+    fn events_lost(&self) -> Option<u64> {
+        Some(0)
+    }
+}
+
+/// Policies with two rules in each direction; each pod is selected by as many as any other.
+fn node(policies: u16, pods: u8) -> Node {
+    let port = |port| -> Arc<[Port]> {
+        [Port {
+            port: Some(port),
+            ..Port::default()
+        }]
+        .into()
+    };
+    let entries = |number: u16| -> Vec<Entry> {
+        let [high, low] = number.to_be_bytes();
+        let entry = |rule: u8| Entry {
+            cidr: Cidr::single(Ipv4Addr::new(10, high, low, rule).into()),
+            except: Arc::default(),
+            ports: port(8000 + u16::from(rule)),
+            rule: Some(rule.into()),
+        };
+        (0..2).map(entry).collect()
+    };
+    let endpoints: Endpoints = (0..policies)
+        .map(|number| {
+            let name = format!("policy-{number}");
+            let app = format!("app-{}", number % u16::from(pods));
+            let spec = PolicyEndpointSpec {
+                policy_ref: PolicyRef {
+                    name: name.as_str().into(),
+                    namespace: "shop".into(),
+                },
+                pod_selector: Some(LabelSelector {
+                    match_labels: Some([("app".to_string(), app)].into()),
+                    match_expressions: None,
+                }),
+                pod_isolation: Direction::ALL.to_vec(),
+                ingress: entries(number),
+                egress: entries(number),
+                ..PolicyEndpointSpec::default()
+            };
+            let mut object = PolicyEndpoint::new(&name, spec);
+            object.metadata.namespace = Some("shop".into());
+            (name.as_str().into(), vec![Arc::new(object)])
+        })
+        .collect();
+    let pods: Vec<Pod> = (0..pods)
+        .map(|index| Pod {
+            id: ObjectId::new("shop", &format!("pod-{index}")),
+            uid: format!("uid-{index}").into(),
+            labels: Arc::new([("app".into(), format!("app-{index}").as_str().into())].into()),
+            node: None,
+            host_ip: None,
+            addresses: vec![Ipv4Addr::new(10, 99, 0, index).into()],
+            ports: Arc::default(),
+            host_network: false,
+            finished: false,
+            created: None,
+            source_prefixes: Vec::new(),
+        })
+        .collect();
+    let Compiled { image, problems } = compile(&endpoints, &pods.iter().collect::<Vec<_>>());
+    assert!(problems.is_empty());
+    let count = Count {
+        packets: 123_456,
+        bytes: 123_456_789,
+    };
+    let rules = image.rules.values().map(|info| sample_of(info, count));
+    let reasons = Reason::ALL.iter().flat_map(|reason| {
+        Direction::ALL.map(|direction| CounterSample {
+            direction,
+            verdict: if reason.drops() {
+                Outcome::Dropped
+            } else {
+                Outcome::Allowed
+            },
+            policy: None,
+            rule: Rule::Unnamed,
+            reason: reason.name(),
+            packets: 1,
+            bytes: 60,
+        })
+    });
+    Node {
+        samples: rules.chain(reasons).collect(),
+    }
+}
+
+/// Series of traffic and of everything, and bytes of the scrape.
+fn series(node: Node, detail: Detail) -> (usize, usize, usize) {
+    let mut page = String::new();
+    encode(
+        &mut page,
+        &Metrics::default().registry(Some(Arc::new(node)), detail),
+    )
+    .expect("text");
+    let samples = || page.lines().filter(|line| !line.starts_with('#'));
+    let traffic = samples()
+        .filter(|line| line.starts_with("palisade_traffic_"))
+        .count();
+    (traffic, samples().count(), page.len())
+}
+
+#[test]
+fn a_thousand_policies_and_a_hundred_pods_show_in_a_bounded_number_of_series() {
+    let by_policy = Detail::default();
+    let by_rule = Detail {
+        rules: true,
+        ..by_policy
+    };
+    let [policies, rules, capped] = [
+        (1000, by_policy),
+        (1000, by_rule),
+        (3000, by_rule),
+    ]
+    .map(|(policies, detail)| {
+        let (traffic, all, bytes) = series(node(policies, 100), detail);
+        println!(
+            "{policies} policies with 2 rules a direction, 100 pods, by {}: {traffic} series of traffic, {all} in all, {bytes} bytes",
+            if detail.rules { "rule" } else { "policy" }
+        );
+        (traffic, all)
+    });
+    let reasons = 2 * Reason::ALL.len();
+    // A policy is a series in each direction; who is denied is counted under one policy of each pod and direction.
+    assert_eq!(policies.0, 2 * (2 * 1000 + 2 * 100 + reasons));
+    // Two rules in each direction, up to the limit.
+    let named = |sets: usize| sets.min(by_rule.policies);
+    assert!(rules.0 >= 2 * (named(4 * 1000 + 2 * 100) + reasons));
+    // However many there are: the limit, and one sum for each direction and verdict.
+    for (traffic, all) in [rules, capped] {
+        assert!(traffic <= 2 * (by_rule.policies + 4 + reasons), "{traffic}");
+        assert!(all - traffic < 200, "{all}");
+    }
+}
