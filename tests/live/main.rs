@@ -12,6 +12,7 @@ mod site;
 
 mod capacity;
 mod edits;
+mod flows;
 mod lifetimes;
 mod node;
 mod packets;
