@@ -11,6 +11,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use futures::FutureExt;
@@ -37,6 +38,8 @@ use crate::observe::{self, Counters, Metrics, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
 const REQUESTS: usize = 64;
+/// How long what blocks may take to end.
+const END: Duration = Duration::from_secs(2);
 /// What keeps an instance from being ready, as /readyz names it.
 const IN_FORCE: &str = "the policies in force";
 
@@ -52,7 +55,10 @@ pub fn run(run: args::Run) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(supervise(run))
+    let result = runtime.block_on(supervise(run));
+    // A write to a standard output that nobody reads may never end.
+    runtime.shutdown_timeout(END);
+    result
 }
 
 /// `palisade clean`: removes all that `run` left in the kernel.
@@ -212,15 +218,19 @@ impl Parts {
 
     /// The parts that answer about this node, and the end that tells them. Enforcing does not depend on them: where they cannot
     /// work, that is logged.
-    fn introspection(&mut self, node: Arc<str>, flows: args::Flows) -> introspect::Reporter {
-        let args::Flows { socket, held } = flows;
+    fn introspection(&mut self, node: Arc<str>, flows: args::Flows) -> Result<introspect::Reporter> {
+        let args::Flows { socket, held, log } = flows;
         let (report, recorder, answers) = introspect::new(node, held);
         self.add("flow recorder", recorder.run(self.shutdown.clone()));
+        if let Some(destination) = log {
+            let log = introspect::FlowLog::open(&destination, &answers)?;
+            self.add("flow log", log.run(self.shutdown.clone()));
+        }
         match introspect::Server::bind(&socket, answers) {
             Ok(server) => self.add("API socket", server.run(self.shutdown.clone())),
             Err(error) => warn!("palisade flows will not be answered: {error:#}"),
         }
-        report
+        Ok(report)
     }
 
     /// The parts that enforce what `source` says, and what is counted in the kernel.
@@ -245,7 +255,7 @@ impl Parts {
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
         let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let report = self.introspection(node.into(), flows);
+        let report = self.introspection(node.into(), flows)?;
         let agent = Agent::new(kernel, links, self.metrics.clone());
         let counters = agent.counters();
         let node = Node {

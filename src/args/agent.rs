@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use crate::introspect::{self, Filter, FlowQuery, Name, Verdict, reasons};
+use crate::introspect::{self, Destination, File, Filter, FlowQuery, Name, Verdict, reasons};
 use crate::model::Direction;
 
 /// What `run` keeps of flows, and where it answers.
@@ -14,6 +14,8 @@ pub struct Flows {
     pub socket: PathBuf,
     /// Records that are held.
     pub held: usize,
+    /// Where records are written too.
+    pub log: Option<Destination>,
 }
 
 /// A question to the agent of this node.
@@ -55,6 +57,15 @@ pub(super) struct RawFlowKeeping {
     /// Packets that palisade flows can still show
     #[arg(long, value_name = "COUNT", env = "PALISADE_FLOWS_HELD", default_value_t = introspect::FLOWS, value_parser = held)]
     flows_held: usize,
+    /// File that packets are written to too, as JSON lines; - for standard output
+    #[arg(long, value_name = "FILE", env = "PALISADE_FLOW_LOG")]
+    flow_log: Option<PathBuf>,
+    /// Size at which the file of packets makes room for a new one, in bytes
+    #[arg(long, value_name = "BYTES", env = "PALISADE_FLOW_LOG_MAX_BYTES", default_value_t = 10 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
+    flow_log_max_bytes: u64,
+    /// Old files of packets that are kept: FILE.1 is the newest
+    #[arg(long, value_name = "COUNT", env = "PALISADE_FLOW_LOG_FILES", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=100))]
+    flow_log_files: u8,
 }
 
 /// Each takes some 500 bytes.
@@ -118,10 +129,24 @@ impl RawSocket {
 
 impl RawFlowKeeping {
     pub(super) fn checked(self) -> Flows {
-        let Self { socket, flows_held } = self;
+        let Self {
+            socket,
+            flows_held,
+            flow_log,
+            flow_log_max_bytes,
+            flow_log_files,
+        } = self;
         Flows {
             socket: socket.checked(),
             held: flows_held,
+            log: flow_log.map(|path| match path.as_os_str() == "-" {
+                true => Destination::StandardOutput,
+                false => Destination::File(File {
+                    path,
+                    max_bytes: flow_log_max_bytes,
+                    keep: flow_log_files.into(),
+                }),
+            }),
         }
     }
 }

@@ -93,6 +93,11 @@ impl Journal {
         (found, new)
     }
 
+    /// Those that come.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.new.subscribe()
+    }
+
     /// # Errors
     /// The filter names a pod, namespace or policy that no record, and nothing known here, has. `policies`: those in force.
     pub fn check<'p>(

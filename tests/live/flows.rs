@@ -223,3 +223,38 @@ fn of_a_flood_each_packet_is_shown_or_counted_as_lost_and_a_reader_that_stands_s
     still.signal(Signal::CONT);
     assert!(site.metric("palisade_events_lost_total", &[]) >= lost as f64);
 }
+
+#[test]
+fn the_flow_log_has_each_record_once_in_order_over_its_rotations_and_stays_when_palisade_ends() {
+    require_root!();
+    const SENT: usize = 30;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("flows.jsonl");
+    let flag = format!("--flow-log={}", log.display());
+    let flags = [&*flag, "--flow-log-max-bytes=4096", "--flow-log-files=9"];
+    let mut site = Site::new(Layout::Routed, "tcx").with(&flags);
+    let [web, api] = shop(&site);
+    site.start(&["vethweb", "vethapi"]);
+    for port in 0..SENT {
+        datagrams(&web.namespace, api.addresses.list()[0], 7000 + port as u16, 1);
+    }
+    let mut held = Vec::new();
+    while held.len() < SENT {
+        let all = records(&site.ask(&["flows", "--last", "1000", "--namespace", "shop", "-o", "json"]));
+        held = all
+            .into_iter()
+            .filter(|flow| flow["protocol"] == "UDP" && flow["pod"] == "shop/api")
+            .collect();
+    }
+    site.stop();
+    let old = |number: usize| folder.path().join(format!("flows.jsonl.{number}"));
+    let mut written = Vec::new();
+    for path in (1..=9).rev().map(old).filter(|path| path.exists()).chain([log]) {
+        let text = std::fs::read_to_string(&path).expect("a file");
+        assert!(text.len() <= 4096, "{} has {} bytes", path.display(), text.len());
+        written.extend(records(&text));
+    }
+    assert!(old(1).exists(), "it was rotated");
+    written.retain(|flow| flow["protocol"] == "UDP" && flow["pod"] == "shop/api");
+    assert_eq!(written, held);
+}
