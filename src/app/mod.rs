@@ -256,7 +256,10 @@ impl Parts {
         let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
         let report = self.introspection(node.into(), flows)?;
-        let agent = Agent::new(kernel, links, self.metrics.clone());
+        let mut agent = Agent::new(kernel, links, self.metrics.clone());
+        if cni.is_some() {
+            agent.expect_pods()?;
+        }
         let counters = agent.counters();
         let node = Node {
             source,
