@@ -4,6 +4,7 @@ mod api_server;
 mod flows;
 mod node;
 mod secured;
+mod shown;
 mod standalone;
 
 use std::future::Future;
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 
 use self::api_server::ApiServer;
 use self::node::{Node, Source};
+use self::shown::Shown;
 use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
@@ -122,13 +124,15 @@ async fn supervise(run: args::Run) -> Result<()> {
                     node: host_name(),
                     name: folder.display().to_string(),
                     cni: None,
+                    controller: false,
+                    listen,
                     flows,
                 },
                 source,
                 &kernel,
             )?)
         }
-        args::From::Cluster(cluster) => parts.cluster(cluster, flows, &kernel).await?,
+        args::From::Cluster(cluster) => parts.cluster(cluster, listen, flows, &kernel).await?,
     };
     let enforces = serving.is_some();
     parts.serve(listen, serving).await?;
@@ -172,6 +176,7 @@ impl Parts {
     async fn cluster(
         &mut self,
         part: args::Cluster,
+        listen: SocketAddr,
         flows: args::Flows,
         kernel: &Config,
     ) -> Result<Option<Arc<dyn Counters>>> {
@@ -189,6 +194,8 @@ impl Parts {
                     node: node.name.clone(),
                     name: format!("node {}", node.name),
                     cni: node.cni.clone(),
+                    controller,
+                    listen,
                     flows,
                 };
                 Some(self.enforce(part, source, kernel)?)
@@ -218,9 +225,13 @@ impl Parts {
 
     /// The parts that answer about this node, and the end that tells them. Enforcing does not depend on them: where they cannot
     /// work, that is logged.
-    fn introspection(&mut self, node: Arc<str>, flows: args::Flows) -> Result<introspect::Reporter> {
+    fn introspection(
+        &mut self,
+        agent: introspect::Agent,
+        flows: args::Flows,
+    ) -> Result<introspect::Reporter> {
         let args::Flows { socket, held, log } = flows;
-        let (report, recorder, answers) = introspect::new(node, held);
+        let (report, recorder, answers) = introspect::new(agent, held);
         self.add("flow recorder", recorder.run(self.shutdown.clone()));
         if let Some(destination) = log {
             let log = introspect::FlowLog::open(&destination, &answers)?;
@@ -228,7 +239,7 @@ impl Parts {
         }
         match introspect::Server::bind(&socket, answers) {
             Ok(server) => self.add("API socket", server.run(self.shutdown.clone())),
-            Err(error) => warn!("palisade flows will not be answered: {error:#}"),
+            Err(error) => warn!("palisade status, flows and others will not be answered: {error:#}"),
         }
         Ok(report)
     }
@@ -244,6 +255,8 @@ impl Parts {
             node,
             name,
             cni,
+            controller,
+            listen,
             flows,
         } = part;
         let kernel = Kernel::open(config)?;
@@ -255,7 +268,19 @@ impl Parts {
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
         let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let report = self.introspection(node.into(), flows)?;
+        let report = self.introspection(
+            introspect::Agent {
+                node: node.into(),
+                source: name.clone(),
+                metrics: listen,
+                inspector: kernel.inspector()?,
+                adopted: kernel.opened().adopted,
+                notices: kernel.opened().notices.clone(),
+                readiness: self.readiness.clone(),
+                leader: controller.then(|| self.cluster.leader.clone()),
+            },
+            flows,
+        )?;
         let mut agent = Agent::new(kernel, links, self.metrics.clone());
         if cni.is_some() {
             agent.expect_pods()?;
@@ -267,7 +292,7 @@ impl Parts {
             agent,
             events,
             reader,
-            report,
+            shown: Shown::new(report),
             secure,
             cni: problems,
             metrics: self.metrics.clone(),
@@ -318,6 +343,10 @@ struct Part {
     /// What the log calls what is enforced.
     name: String,
     cni: Option<install::Config>,
+    /// Whether it takes part in the election, too.
+    controller: bool,
+    /// Where /metrics answers.
+    listen: SocketAddr,
     flows: args::Flows,
 }
 

@@ -6,6 +6,7 @@
 //! channels that never wait, so nothing that a reader does keeps a change of policy waiting.
 
 mod answer;
+mod answers;
 mod book;
 mod client;
 mod filter;
@@ -16,21 +17,27 @@ mod recorder;
 mod server;
 mod snapshot;
 mod spelling;
+mod state;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 
 pub use answer::Refusal;
 pub use book::Known;
 pub use client::{Client, Lines};
-pub use filter::{Filter, FlowQuery, LAST, Name, reasons};
+pub use filter::{CONNTRACK, ConntrackQuery, Filter, FlowQuery, LAST, Name, ObjectQuery, reasons};
 pub use flow::{End, Flow, Loser, Lost, Record, Verdict};
 pub use flow_log::{Destination, File, FlowLog};
 use journal::Journal;
 pub use recorder::{Recorder, Reporter, Seen};
 pub use server::Server;
-pub use snapshot::Snapshot;
+pub use snapshot::{Agent, Change, Snapshot, Watches};
+pub use state::{
+    Conntrack, ConntrackFlow, Count, DirectionState, Interface, Isolation, MapState, PodState, PolicyState,
+    ProgramState, Status,
+};
 
 /// Where the agent answers.
 pub const SOCKET: &str = "/run/palisade/api.sock";
@@ -40,19 +47,20 @@ pub const FLOWS: usize = 4096;
 /// What there is to answer from. Clones are of the same.
 #[derive(Clone, Debug)]
 pub struct Answers {
-    pub(self) node: Arc<str>,
-    pub(self) journal: Arc<Journal>,
-    pub(self) snapshot: Arc<ArcSwap<Snapshot>>,
+    agent: Arc<Agent>,
+    started: Timestamp,
+    journal: Arc<Journal>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
-/// The three ends: what the loop tells, what records it, and what is answered from. `node` is what this node is called; `flows`
-/// packets are held.
-pub fn new(node: Arc<str>, flows: usize) -> (Reporter, Recorder, Answers) {
+/// The three ends: what the loop tells, what records it, and what is answered from. The last `flows` packets are held.
+pub fn new(agent: Agent, flows: usize) -> (Reporter, Recorder, Answers) {
     let journal = Arc::new(Journal::new(flows));
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
-    let (reporter, recorder) = recorder::channel(node.clone(), journal.clone(), snapshot.clone());
+    let (reporter, recorder) = recorder::channel(agent.node.clone(), journal.clone(), snapshot.clone());
     let answers = Answers {
-        node,
+        agent: Arc::new(agent),
+        started: Timestamp::now(),
         journal,
         snapshot,
     };

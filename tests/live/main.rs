@@ -15,6 +15,7 @@ mod edits;
 mod flows;
 mod lifetimes;
 mod node;
+mod operator;
 mod packets;
 mod refusals;
 mod restarts;
