@@ -2,6 +2,7 @@
 //!
 //! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
 
+mod agent;
 mod cluster;
 mod help;
 
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Question};
+use self::agent::{RawBugreport, RawConntrack, RawFlowKeeping, RawFlows, RawPlain, RawPods, RawPolicies};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
@@ -28,6 +31,8 @@ pub enum Command {
     Matrix(Matrix),
     Clean(Clean),
     Uninstall(Uninstall),
+    /// `palisade flows`, and the others that ask the running agent.
+    Ask(Ask),
     /// `palisade crds`.
     Crds,
     /// `palisade metrics-reference`.
@@ -44,6 +49,7 @@ pub struct Run {
     /// How finely /metrics tells traffic apart.
     pub detail: Detail,
     pub log_format: LogFormat,
+    pub flows: Flows,
 }
 
 /// What says what is enforced.
@@ -142,6 +148,30 @@ enum RawCommand {
     /// Say for all pairs of pods which may reach which
     #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
+    /// Say how this node's agent is: what it enforces, what it waits for, what is wrong
+    #[command(after_help = help::STATUS)]
+    Status(RawPlain),
+    /// Show packets that were denied, or allowed where that is asked for, as this node's agent saw them
+    #[command(after_help = help::FLOWS)]
+    Flows(RawFlows),
+    /// Show the pods that are enforced on this node, and which policies isolate them
+    #[command(after_help = help::PODS)]
+    Pods(RawPods),
+    /// Show the policies that concern this node, whom they isolate here, and what they allowed and denied
+    #[command(after_help = help::POLICIES)]
+    Policies(RawPolicies),
+    /// Show the flows that this node's kernel tracks
+    #[command(after_help = help::CONNTRACK)]
+    Conntrack(RawConntrack),
+    /// Show the kernel's maps, how full they are, and which flag makes them larger
+    #[command(after_help = help::MAPS)]
+    Maps(RawPlain),
+    /// Show the kernel's programs and the interfaces that have them
+    #[command(after_help = help::PROGS)]
+    Progs(RawPlain),
+    /// Put all that this node's agent tells into one archive
+    #[command(after_help = help::BUGREPORT)]
+    Bugreport(RawBugreport),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -260,6 +290,8 @@ struct RawRun {
     abi_version: u32,
     #[command(flatten)]
     cluster: RawCluster,
+    #[command(flatten)]
+    flows: RawFlowKeeping,
     #[command(flatten)]
     capacity: RawCapacity,
 }
@@ -391,6 +423,14 @@ impl RawCommand {
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
+            Self::Status(raw) => Command::Ask(raw.checked(Question::Status)),
+            Self::Flows(raw) => Command::Ask(raw.checked()),
+            Self::Pods(raw) => Command::Ask(raw.checked()),
+            Self::Policies(raw) => Command::Ask(raw.checked()),
+            Self::Conntrack(raw) => Command::Ask(raw.checked()),
+            Self::Maps(raw) => Command::Ask(raw.checked(Question::Maps)),
+            Self::Progs(raw) => Command::Ask(raw.checked(Question::Programs)),
+            Self::Bugreport(raw) => Command::Ask(raw.checked()),
             Self::Crds => Command::Crds,
             Self::MetricsReference => Command::MetricsReference,
         })
@@ -432,6 +472,7 @@ impl RawRun {
             attach,
             cluster,
             abi_version,
+            flows,
             capacity,
         } = self;
         Ok(Run {
@@ -457,6 +498,7 @@ impl RawRun {
                 rules: metrics_per_rule,
             },
             log_format,
+            flows: flows.checked(),
         })
     }
 }

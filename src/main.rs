@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Check(_)
         | Command::Explain(_)
         | Command::Matrix(_)
+        | Command::Ask(_)
         | Command::Crds
         | Command::MetricsReference => true,
     };
@@ -55,6 +56,7 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Check(question) => answer(|out| cli::check(&question, out)),
         Command::Explain(question) => answer(|out| cli::explain(&question, out)),
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
+        Command::Ask(question) => answer(|out| cli::ask(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
         Command::Uninstall(uninstall) => {

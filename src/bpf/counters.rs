@@ -140,6 +140,11 @@ impl CounterReader {
         self.meanings.load(Ordering::Acquire) == self.made_at
     }
 
+    /// Each rule and isolation by its counters index.
+    pub(super) fn by_index(&self) -> impl Iterator<Item = (u32, &RuleInfo)> {
+        self.rules.iter().map(|(_, index, info)| (*index, info))
+    }
+
     /// How full the maps were when it was made.
     pub fn fill(&self) -> &[MapFill] {
         &self.fill

@@ -51,7 +51,8 @@ impl Scrape {
         Ok(())
     }
 
-    fn reader(&self) -> CounterReader {
+    /// What reads the counters as they are meant since the last change.
+    pub fn reader(&self) -> CounterReader {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
