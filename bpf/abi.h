@@ -35,7 +35,11 @@ enum psid {
 /* pod_if: ifindex of a host-side veth -> whose it is. */
 struct pod_if {
 	__u32 slot;
-	__u32 flags;
+	__u32 flags; /* enum pod_if_flags */
+};
+
+enum pod_if_flags {
+	POD_IF_WATCHES = 1, /* nothing is dropped here: another version's programs are attached too, and judge; flows are recorded */
 };
 
 /* pod_state: slot -> the pod. mmapable: a direction flips with one aligned 8-byte store. */

@@ -314,6 +314,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	s->own = 0;
 	s->dropped = s->first = s->audited = s->reason = 0;
 	s->slot = 0;
+	s->watches = interface ? interface->flags & POD_IF_WATCHES : 0;
 	if (interface && c) {
 		slot = interface->slot;
 		pod = bpf_map_lookup_elem(&pod_state, &slot);
@@ -334,6 +335,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	}
 	/* What follows reads the verdict from the map, or the verifier would walk it once for each way that led here. */
 	asm volatile("" ::: "memory");
+	if (s->dropped && s->watches)
+		return VERDICT_DROP;
 	count(s->counter, p->length);
 	if (s->dropped || s->audited || (s->first && c && c->log_allowed))
 		report(s);
@@ -385,7 +388,7 @@ static __always_inline int judge(struct __sk_buff *skb, const __u8 direction)
 	verdict = begin(skb, slow);
 	if (verdict == VERDICT_PASS && p->fragment == FRAGMENT_FIRST && p->family && !p->reason)
 		frag_store(p);
-	return verdict;
+	return slow->scene.watches ? VERDICT_PASS : verdict;
 }
 
 SEC("tc")

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kernel_support::{Namespace, Pins, ifindex, ip, root, veth};
+use libbpf_rs::{MapCore, MapFlags};
 use palisade::bpf::{AttachKind, Attachment, Config, Frame, Kernel, Written, clean};
 use palisade::compile::{Image, Op, PodDirection, PodImage, Psid};
 use palisade::model::{Direction, ObjectId};
@@ -237,6 +238,66 @@ fn a_placeholder_lets_pass_until_the_programs_take_its_place() {
         kernel.placeholders().unwrap().is_none(),
         "clsact waits for nothing"
     );
+}
+
+#[test]
+fn another_version_takes_over_and_never_only_watches() {
+    if !root() {
+        return;
+    }
+    for kind in KINDS {
+        let pins = Pins::new();
+        let _namespace = Namespace::enter();
+        let link = veth("pod0");
+        ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
+        let sender = Sender::start();
+        let host = UdpSocket::bind("10.0.0.254:9").unwrap();
+        host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let arrives = || {
+            sender.send();
+            host.recv_from(&mut [0; 16]).is_ok()
+        };
+        let old = config(&pins, kind);
+        let mut kernel = Kernel::open(&old).unwrap();
+        kernel.apply(&[Op::SetPod(uid("a"), open_pod("shop"))]).unwrap();
+        kernel.attach(&uid("a"), link).unwrap();
+        assert!(arrives());
+        drop(kernel);
+        let new = Config {
+            abi_version: old.abi_version + 1,
+            ..old
+        };
+        let mut kernel = Kernel::open(&new).unwrap();
+        let mut denied = open_pod("shop");
+        denied.egress.psid = Psid(16);
+        kernel.apply(&[Op::SetPod(uid("a"), denied)]).unwrap();
+        assert!(arrives(), "{kind:?}: the other version judges");
+        kernel.attach(&uid("a"), link).unwrap();
+        assert!(!arrives(), "{kind:?}: ours do, and only they");
+        kernel.sweep().unwrap();
+        assert_eq!(
+            filters("pod0").matches("name from_pod").count(),
+            usize::from(kind == AttachKind::Clsact)
+        );
+        // As if the process had died while its programs stood beside the other's.
+        let path = pins.0.join(format!("v{}/maps/pod_if", new.abi_version));
+        let map = libbpf_rs::MapHandle::from_pinned_path(path).unwrap();
+        let interface = |set: Option<u32>| {
+            let mut value = map.lookup(&link.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+            if let Some(flags) = set {
+                value[4..8].copy_from_slice(&flags.to_ne_bytes());
+                map.update(&link.to_ne_bytes(), &value, MapFlags::ANY).unwrap();
+            }
+            u32::from_ne_bytes(value[4..8].try_into().unwrap())
+        };
+        assert_eq!(interface(None), 0);
+        interface(Some(1));
+        assert!(arrives(), "{kind:?}: who watches drops nothing");
+        drop(kernel);
+        let _kernel = Kernel::open(&new).unwrap();
+        assert_eq!(interface(None), 0);
+        assert!(!arrives(), "{kind:?}: a start ends the watch");
+    }
 }
 
 #[test]

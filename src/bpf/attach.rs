@@ -21,11 +21,11 @@ use super::stage::Stage;
 use super::steps::{PodWords, Step, Written};
 use super::sys::{self, FilterPlace, Hook};
 use super::types::pod_if;
-use super::{abi, capability};
+use super::{abi, capability, handover};
 use crate::model::Direction;
 
 /// Filters of ours: ahead of all others, and told apart by this handle and the program's name.
-const PLACE: FilterPlace = FilterPlace {
+pub(super) const PLACE: FilterPlace = FilterPlace {
     priority: 1,
     handle: 0x7061_6c69,
 };
@@ -111,12 +111,10 @@ impl Kernel {
             }
             Ok(())
         })?;
-        // Before, so that none of them is missed; and again, for those that began meanwhile.
-        self.carry_flows(ifindex)?;
+        self.take_over(ifindex)?;
         for direction in Direction::ALL {
             self.attach_program(ifindex, direction)?;
         }
-        self.carry_flows(ifindex)?;
         Ok(written)
     }
 
@@ -233,6 +231,7 @@ impl Kernel {
     /// Moves what an earlier process attached to this one's programs.
     pub(super) fn adopt_attachments(&mut self) -> Result<()> {
         self.forget_gone()?;
+        self.end_watches()?;
         if !self.opened.adopted || self.has_predecessor()? {
             // Those programs judge by other maps, that are full while these are empty: attach moves one after the other.
             return Ok(());
@@ -291,8 +290,12 @@ pub(super) fn detach_link(path: &std::path::Path) -> Result<()> {
 
 /// Id of our program in a filter of ours; `None` where there is none, or somebody else's has the place.
 pub(super) fn filter(ifindex: u32, hook: Hook) -> Result<Option<u32>> {
+    filter_at(ifindex, hook, PLACE)
+}
+
+pub(super) fn filter_at(ifindex: u32, hook: Hook, place: FilterPlace) -> Result<Option<u32>> {
     // No such filter, no clsact qdisc, no interface: no filter of ours in any case.
-    let Ok(id) = sys::filter_program(ifindex, hook, PLACE) else {
+    let Ok(id) = sys::filter_program(ifindex, hook, place) else {
         return Ok(None);
     };
     let Ok(program) = sys::program_by_id(id) else {
@@ -304,10 +307,16 @@ pub(super) fn filter(ifindex: u32, hook: Hook) -> Result<Option<u32>> {
 
 /// Removes a filter if it is ours. The clsact qdisc stays: others may use it, and empty it costs nothing.
 pub(super) fn detach_filter(ifindex: u32, hook: Hook) -> Result<bool> {
-    if filter(ifindex, hook)?.is_none() {
+    // One beside it is left where a hand-over was interrupted.
+    let beside = detach_filter_at(ifindex, hook, handover::BESIDE)?;
+    Ok(detach_filter_at(ifindex, hook, PLACE)? || beside)
+}
+
+pub(super) fn detach_filter_at(ifindex: u32, hook: Hook, place: FilterPlace) -> Result<bool> {
+    if filter_at(ifindex, hook, place)?.is_none() {
         return Ok(false);
     }
-    match sys::filter_detach(ifindex, hook, PLACE) {
+    match sys::filter_detach(ifindex, hook, place) {
         // It went with its interface meanwhile.
         Err(_) if interface_name(ifindex).is_none() => Ok(false),
         removed => removed

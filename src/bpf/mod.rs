@@ -12,6 +12,7 @@ mod capability;
 mod clean;
 mod config;
 mod counters;
+mod handover;
 mod ids;
 mod inspect;
 mod kernel;
