@@ -177,3 +177,20 @@ Examples:
   kubectl -n kube-system exec palisade-x7k2p -- /palisade bugreport -f - > node.tar.gz
 
 Exit codes: 0 written; 2 wrong usage, the file cannot be written, or no agent answers.";
+
+pub(super) const KUBECTL: &str = "\
+Runs kubectl to find Palisade's pods, and in each of them, or in that of the pod that is asked about, the command of the same name;
+so it may do what your kubectl may: `pods/exec` in their namespace. To have it as kubectl palisade, link it as kubectl-palisade
+somewhere in PATH.
+
+Examples:
+  kubectl palisade status
+  kubectl palisade flows --follow --verdict denied
+  palisade kubectl --node worker-1 conntrack --port 5432
+
+Exit codes: 0 answered; 1 some agents did not answer, or one is not well (status); 2 wrong usage, or none answered.";
+
+pub(super) const COMPLETION: &str = "\
+Examples:
+  palisade completion bash > /etc/bash_completion.d/palisade
+  palisade completion zsh > \"${fpath[1]}/_palisade\"";
