@@ -105,6 +105,8 @@ pub enum Because {
     },
     /// These policies isolate the pod and none allows.
     Isolated { policies: Vec<IsolatingPolicy> },
+    /// These policies in audit would isolate the pod and none would allow; no other isolates it.
+    Audited { policies: Vec<IsolatingPolicy> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -165,6 +167,8 @@ impl Explanation {
             notes.push("the two have no address family in common: no packet goes between them".to_string());
         }
         notes.extend(node_note(source, destination));
+        notes.extend(audit_note(cluster, source, Direction::Egress));
+        notes.extend(audit_note(cluster, destination, Direction::Ingress));
         Self {
             from: source.party(),
             to: destination.party(),
@@ -184,6 +188,20 @@ fn node_note(source: &Side<'_>, destination: &Side<'_>) -> Option<String> {
          that of traffic which the node forwards under its own address",
         pod.id
     ))
+}
+
+/// What policies in audit allow does not count beside enforced ones, which no enforced policy shows.
+fn audit_note(cluster: &Cluster, side: &Side<'_>, direction: Direction) -> Option<String> {
+    let pod = side.subject()?;
+    let ids = cluster.outvoted(pod, direction);
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    (!ids.is_empty()).then(|| {
+        format!(
+            "in audit, and of no account for {direction} of {}, which other policies isolate: {}",
+            pod.id,
+            ids.join(", ")
+        )
+    })
 }
 
 struct Question<'a> {
@@ -230,6 +248,11 @@ impl Question<'_> {
                 because: Because::Isolated { policies: Vec::new() },
             };
         };
+        let reasons = |policies: &[ObjectId]| {
+            (policies.iter())
+                .map(|id| self.isolating(id, pod, direction, peer, traffic))
+                .collect()
+        };
         let because = match decision.by.and_then(|key| image.rules.get(&key)) {
             None if pod.addresses.contains(&peer) => Because::Itself,
             None => Because::Open,
@@ -244,13 +267,14 @@ impl Question<'_> {
                 rule: rule_path(*direction, *index),
             },
             Some(RuleInfo::Isolation { policies, .. }) => Because::Isolated {
-                policies: (policies.iter())
-                    .map(|id| self.isolating(id, pod, direction, peer, traffic))
-                    .collect(),
+                policies: reasons(policies),
+            },
+            Some(RuleInfo::Audit { policies, .. }) => Because::Audited {
+                policies: reasons(policies),
             },
         };
         Deciding {
-            verdict: Verdict::of(decision.allowed),
+            verdict: Verdict::of(decision),
             because,
         }
     }

@@ -78,6 +78,7 @@ fn print_flows(out: &mut dyn Write, flows: &[&Flow], from: &Party, to: &Party) -
 fn said(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allowed",
+        Verdict::Audit => "allowed; policies in audit would deny it",
         Verdict::Deny => "DENIED",
     }
 }
@@ -94,6 +95,7 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
         Because::Service { backends, .. } => {
             let every = match verdict {
                 Verdict::Allow => "every ready backend lets it in",
+                Verdict::Audit => "not of every ready backend",
                 Verdict::Deny => "not every ready backend lets it in",
             };
             writeln!(out, "{said}: {every}")?;
@@ -104,6 +106,18 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
         Because::Rule { policy, rule } => writeln!(out, "{said} by policy {} {rule}", escape(policy)),
         Because::Isolated { policies } => {
             writeln!(out, "{said}: isolated, and no rule allows this")?;
+            policies
+                .iter()
+                .try_for_each(|policy| isolating(out, direction, policy, indent))
+        }
+        Because::Audited { policies } => {
+            let names: Vec<String> = policies.iter().map(|one| escape(&one.policy)).collect();
+            let plural = if names.len() == 1 { "policy" } else { "policies" };
+            writeln!(
+                out,
+                "allowed; would be denied by audited {plural} {}: no rule allows this",
+                names.join(", ")
+            )?;
             policies
                 .iter()
                 .try_for_each(|policy| isolating(out, direction, policy, indent))
