@@ -107,7 +107,7 @@ prop_compose! {
                 id: ObjectId::new("shop", &format!("pod-{number}-{}", "y".repeat(number as usize * 20))),
                 addresses,
                 source_prefixes,
-                log_allowed: false,
+                log_allowed: number % 2 == 1,
                 ingress: direction(0),
                 egress: direction(1),
             };

@@ -270,6 +270,7 @@ fn read_known(
     // Annotations that cannot be read only allow less; they are no reason to leave the rest as it was.
     let narrower = [
         "metadata.annotations[\"palisade.dev/allowed-source-prefixes\"]",
+        "metadata.annotations[\"palisade.dev/log-allowed\"]",
         enforcement::FIELD,
     ];
     let (object, readable) = objects::read(kind, identity, fields, reader);

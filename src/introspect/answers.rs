@@ -336,7 +336,9 @@ fn direction_state(direction: PodDirection, rules: &HashMap<RuleKey, &RuleInfo>)
             _ => Isolation::Isolated,
         },
         policies: match isolation.and_then(|key| rules.get(&key)) {
-            Some(RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. }) => policies.to_vec(),
+            Some(RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. }) => {
+                policies.to_vec()
+            }
             _ => Vec::new(),
         },
         rule_set: format!("{:08x}", direction.psid.0),

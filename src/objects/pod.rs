@@ -220,7 +220,12 @@ pub fn log_allowed(at: &Path<'_>, metadata: &Fields, reader: &mut Reader) -> boo
         None | Some("false") => false,
         Some(other) => {
             let message = "is neither true nor false: what the pod is allowed is not reported";
-            reader.report(&at, &other.into(), message, "write \"true\" or remove the annotation");
+            reader.report(
+                &at,
+                &other.into(),
+                message,
+                "write \"true\" or remove the annotation",
+            );
             false
         }
     }
