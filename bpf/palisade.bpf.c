@@ -312,7 +312,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 
 	s->exempt = exempt_of(skb, p->direction);
 	s->own = 0;
-	s->dropped = s->first = s->audited = s->reason = 0;
+	s->dropped = s->first = s->audited = s->reason = s->log_allowed = 0;
 	s->slot = 0;
 	s->watches = interface ? interface->flags & POD_IF_WATCHES : 0;
 	if (interface && c) {
@@ -327,6 +327,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 		s->audited_by[INGRESS] = *(volatile __u32 *)&pod->audited_by[INGRESS];
 		s->audited_by[EGRESS] = *(volatile __u32 *)&pod->audited_by[EGRESS];
 		s->now = now_jiffies();
+		s->log_allowed = c->log_allowed || pod->flags & POD_LOG_ALLOWED;
 		consider(skb, scratch, pod);
 	} else if (s->exempt == CT_NODE) {
 		pass(s, COUNTER(REASON_NODE, INGRESS));
@@ -338,7 +339,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	if (s->dropped && s->watches)
 		return VERDICT_DROP;
 	count(s->counter, p->length);
-	if (s->dropped || s->audited || (s->first && c && c->log_allowed))
+	if (s->dropped || s->audited || (s->first && s->log_allowed))
 		report(s);
 	return s->dropped ? VERDICT_DROP : VERDICT_PASS;
 }

@@ -78,7 +78,7 @@ struct scene {
 	__u8 audited; /* passed only because policy is in audit, and not known to be so before */
 	__u8 reason; /* why it is dropped, or would be; REASON_NONE: policy says so */
 	__u8 watches; /* POD_IF_WATCHES: a drop is none */
-	__u8 reserved[1];
+	__u8 log_allowed; /* the pod's first packets allowed are reported too */
 	__u32 counter; /* counters index that takes the packet */
 };
 

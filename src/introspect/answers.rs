@@ -108,6 +108,7 @@ impl Answers {
                 interfaces: interfaces.remove(uid).unwrap_or_default(),
                 ingress: direction_state(pod.ingress, &rules),
                 egress: direction_state(pod.egress, &rules),
+                log_allowed: pod.log_allowed,
             })
             .collect();
         found.sort_by(|a, b| (&a.pod, &a.uid).cmp(&(&b.pod, &b.uid)));
@@ -326,8 +327,7 @@ fn rules(snapshot: &Snapshot) -> HashMap<RuleKey, &RuleInfo> {
 }
 
 fn direction_state(direction: PodDirection, rules: &HashMap<RuleKey, &RuleInfo>) -> DirectionState {
-    let isolation = direction.audited_by.or(direction.denied_by);
-    let isolation = isolation.and_then(|key| rules.get(&key));
+    let isolation = direction.denied_by.or(direction.audited_by);
     DirectionState {
         state: match direction.psid {
             Psid::OPEN => Isolation::Open,
@@ -335,7 +335,7 @@ fn direction_state(direction: PodDirection, rules: &HashMap<RuleKey, &RuleInfo>)
             _ if direction.audited_by.is_some() => Isolation::Audit,
             _ => Isolation::Isolated,
         },
-        policies: match isolation {
+        policies: match isolation.and_then(|key| rules.get(&key)) {
             Some(RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. }) => {
                 policies.to_vec()
             }

@@ -24,7 +24,7 @@ pub enum Record {
 pub enum Verdict {
     Allowed,
     Denied,
-    /// Passed, only because the policies that would deny it are in audit.
+    /// Allowed, only because the policies that would deny it are in audit.
     Audit,
 }
 
@@ -65,7 +65,7 @@ pub struct Flow {
     pub pod: Option<ObjectId>,
     /// The pod's interface on the host.
     pub ifindex: u32,
-    /// The policy that allows; or all that isolate, or in an audit would, where none allows; or none.
+    /// The policy that allows; or all that isolate, where none allows; or none.
     #[serde(with = "names", default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<ObjectId>,
     /// The rule that allows, as in `spec.ingress[0]`.
@@ -125,14 +125,17 @@ impl End {
 }
 
 impl Flow {
-    /// Why it has its verdict, as in `rule shop/web spec.ingress[0]`, `isolated by shop/db, shop/default-deny` or `spoofed`.
+    /// Why it has its verdict, as in `shop/web spec.ingress[0]`, `isolated by shop/db, shop/default-deny`, `spoofed`, or `in audit:
+    /// shop/db`.
     pub fn because(&self) -> String {
         let policies = || spelling::listed(&self.policies);
+        if self.verdict == Verdict::Audit {
+            return match &*self.reason {
+                ISOLATION => format!("in audit: {}", policies()),
+                reason => format!("in audit: {}; {reason}", policies()),
+            };
+        }
         match (&*self.reason, &self.rule) {
-            (ISOLATION, None) if self.verdict == Verdict::Audit => format!("in audit: {}", policies()),
-            (reason, None) if self.verdict == Verdict::Audit => {
-                format!("in audit: {}; {reason}", policies())
-            }
             (_, Some(rule)) => format!("{} {rule}", policies()),
             (ISOLATION, None) if !self.policies.is_empty() => format!("isolated by {}", policies()),
             (reason, None) => reason.to_string(),

@@ -119,6 +119,8 @@ pub struct PodState {
     pub interfaces: Vec<Interface>,
     pub ingress: DirectionState,
     pub egress: DirectionState,
+    /// What it is allowed is reported too, as its annotation asks for.
+    pub log_allowed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,7 +136,7 @@ pub struct Interface {
 #[serde(rename_all = "camelCase")]
 pub struct DirectionState {
     pub state: Isolation,
-    /// Those that isolate.
+    /// Those that isolate, or would.
     #[serde(with = "names", default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<ObjectId>,
     /// Id of its rules in the maps, in hexadecimal.

@@ -18,11 +18,11 @@ use crate::model::ObjectId;
 const LISTED: usize = 3;
 
 /// What has a form for people. `nodes`: of several nodes.
-pub(super) trait Shown: Serialize {
+pub trait Shown: Serialize {
     fn text(&self, nodes: bool, out: &mut dyn Write) -> io::Result<()>;
 }
 
-pub(super) fn print(shown: &impl Shown, nodes: bool, output: DataOutput, out: &mut dyn Write) -> Result<()> {
+pub fn print(shown: &impl Shown, nodes: bool, output: DataOutput, out: &mut dyn Write) -> Result<()> {
     match output {
         DataOutput::Text => shown.text(nodes, out)?,
         DataOutput::Json => writeln!(out, "{}", escape_json(&serde_json::to_string_pretty(shown)?))?,
@@ -290,7 +290,7 @@ fn status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "enforces:    {}: {} pods on {} interfaces; {} of {} policies isolate pods here",
+        "enforces:    {}: {} pods on {} interfaces; {} of {} policies concern pods here",
         escape(&status.source),
         status.pods,
         status.interfaces,
@@ -372,7 +372,7 @@ fn queue(status: &Status) -> String {
 }
 
 /// Whether it does what it should.
-pub(super) fn is_well(status: &Status) -> bool {
+pub fn is_well(status: &Status) -> bool {
     status.ready && !status.queue.refused && !status.queue.incomplete
 }
 
