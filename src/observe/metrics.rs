@@ -15,8 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::counters::Counters;
 use super::kernel::KernelSide;
-use super::process::Process;
 use super::latency::{self, Bounds, Latency};
+use super::process::Process;
 use super::traffic::{Detail, OVERFLOW};
 
 /// Buckets of the apply latency. What is wanted: 20 ms, and 100 ms from the write to the API server on.
