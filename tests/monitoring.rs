@@ -13,8 +13,10 @@ use palisade::bpf::{Count, Map, Reason};
 use palisade::compile::{Compiled, Endpoints, compile};
 use palisade::model::{Cidr, Direction, ObjectId, Pod};
 use palisade::node::sample_of;
-use palisade::observe::reference::Described;
-use palisade::observe::{CounterSample, Counters, Detail, Flows, MapFill, Metrics, Outcome, Rule};
+use palisade::observe::reference::{self, Described};
+use palisade::observe::{
+    CounterSample, Counters, Detail, Flows, Format, MapFill, Metrics, Outcome, PREFIX, Rule,
+};
 use prometheus_client::encoding::text::encode;
 use serde_json::Value;
 
@@ -86,6 +88,87 @@ fn promtool(arguments: &[&str], file: &Path, word: &str) {
     };
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && said.contains(word), "promtool: {said}");
+}
+
+#[test]
+fn the_monitors_find_the_daemonsets_pods_and_the_service() {
+    let file = text("manifests/20-daemonset.yaml");
+    let objects: Vec<Value> = file
+        .split("\n---\n")
+        .map(|document| serde_saphyr::from_str(document).expect("YAML"))
+        .collect();
+    let of = |kind: &str| {
+        let found = objects.iter().find(|object| object["kind"] == kind);
+        found.unwrap_or_else(|| panic!("no {kind}"))
+    };
+    let (pods, service) = (&of("DaemonSet")["spec"]["template"], of("Service"));
+    let pod_monitor = yaml("manifests/monitoring/podmonitor.yaml");
+    let service_monitor = yaml("manifests/monitoring/servicemonitor.yaml");
+    let ports = list(&pods["spec"]["containers"][0]["ports"]);
+    for (monitor, endpoints, labels, ports) in [
+        (
+            &pod_monitor,
+            "podMetricsEndpoints",
+            &pods["metadata"]["labels"],
+            ports,
+        ),
+        (
+            &service_monitor,
+            "endpoints",
+            &service["metadata"]["labels"],
+            list(&service["spec"]["ports"]),
+        ),
+    ] {
+        let spec = &monitor["spec"];
+        let selected = spec["selector"]["matchLabels"].as_object().expect("labels");
+        assert!(!selected.is_empty());
+        for (name, value) in selected {
+            assert_eq!(&labels[name], value, "{name} in {labels}");
+        }
+        // The name of the job, as alerts have it.
+        let job = spec["jobLabel"].as_str().expect("a label");
+        assert_eq!(labels[job], "palisade");
+        assert_eq!(
+            monitor["metadata"]["namespace"],
+            of("DaemonSet")["metadata"]["namespace"]
+        );
+        for endpoint in list(&spec[endpoints]) {
+            assert!(
+                ports.iter().any(|port| port["name"] == endpoint["port"]),
+                "{endpoint}"
+            );
+            assert_eq!(endpoint["honorLabels"], true, "or `namespace` is Palisade's own");
+        }
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_all_metrics_of_an_instance_in_a_cluster() {
+    let mut registry = reference::example();
+    let own = registry.sub_registry_with_prefix(PREFIX);
+    let cluster = palisade::cluster::Metrics::default();
+    cluster.register_watching(own);
+    cluster.register_leading(own);
+    let mut page = String::new();
+    encode(&mut page, &registry).expect("text");
+    let page = Format::Text.of_open_metrics(page);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("scrape.txt");
+    std::fs::write(&path, &page).expect("written");
+    // It reads from its standard input alone.
+    let script = format!("exec promtool check metrics <{}", path.display());
+    let Ok(output) = Command::new("sh").args(["-c", &script]).output() else {
+        panic!("sh is there")
+    };
+    if output.status.code() == Some(127) {
+        assert!(std::env::var("CI").is_err(), "CI must not skip promtool");
+        return eprintln!("skipped: promtool is not there (make monitoring-packages)");
+    }
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(
+        output.status.success() && said.is_empty(),
+        "promtool: {said}\n{page}"
+    );
 }
 
 #[test]

@@ -126,6 +126,22 @@ fn send(from: &Namespace, to: IpAddr, port: u16, count: usize) {
     });
 }
 
+/// What `promtool check metrics` says.
+fn lint(page: &str) -> String {
+    let mut tool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool comes with prometheus");
+    let mut input = tool.stdin.take().expect("a pipe");
+    input.write_all(page.as_bytes()).expect("taken");
+    drop(input);
+    let output = tool.wait_with_output().expect("its end");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
 #[test]
 fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_killed_agent() {
     require_root!();
@@ -181,6 +197,9 @@ fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_ki
             "{expression}"
         );
     }
+
+    let (_, page) = get(&site.host.namespace, "/metrics");
+    assert_eq!(lint(&page), "", "{page}");
 
     let mut sent = 0;
     let mut each = |count: usize| {
