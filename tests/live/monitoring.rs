@@ -356,4 +356,12 @@ fn while_rules_come_and_go_no_scrape_shows_a_fall_or_more_than_was_sent() {
     let (rule, removed) = (of("api ingress allowed 0"), of("api ingress allowed _removed"));
     assert_eq!(rule.zip(removed).map(|(a, b)| a + b), Some(all), "{now:?}");
     assert!(removed > Some(0), "{now:?}");
+
+    // Of a policy that is gone nothing is shown.
+    site.folder.delete("policies.yaml");
+    let until = Instant::now() + PATIENCE;
+    while !scraped(&site.host.namespace).is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(scraped(&site.host.namespace), BTreeMap::new());
 }
