@@ -42,7 +42,7 @@ const IMPURE_STD: [&str; 15] = [
 ];
 
 /// Modules that never import each other.
-const STRANGERS: [(&str, &str); 7] = [
+const STRANGERS: [(&str, &str); 10] = [
     ("cni", "bpf"),
     ("cni", "cluster"),
     ("cni", "node"),
@@ -50,6 +50,9 @@ const STRANGERS: [(&str, &str); 7] = [
     ("node", "cluster"),
     ("bpf", "cluster"),
     ("files", "bpf"),
+    ("observe", "bpf"),
+    ("observe", "cluster"),
+    ("observe", "node"),
 ];
 
 #[test]

@@ -64,7 +64,7 @@ fn what_is_denied_is_counted_by_who_denies_and_reported() {
     let frame = Frame {
         direction: Direction::Egress,
         ifindex,
-        ingress_ifindex: ifindex,
+        ingress_ifindex: 0,
         bytes: &datagram(),
     };
 
@@ -127,7 +127,7 @@ fn events_over_the_budget_and_events_not_taken_are_counted_as_lost() {
     let frame = Frame {
         direction: Direction::Egress,
         ifindex,
-        ingress_ifindex: ifindex,
+        ingress_ifindex: 0,
         bytes: &datagram(),
     };
     kernel.test_run_repeated(frame, 100).unwrap();
@@ -215,7 +215,7 @@ fn what_a_rule_has_counted_outlives_it_on_its_policys_account_also_across_a_rest
     let frame = Frame {
         direction: Direction::Egress,
         ifindex,
-        ingress_ifindex: ifindex,
+        ingress_ifindex: 0,
         bytes: &datagram(),
     };
     let send = |kernel: &Kernel, packets| {
@@ -309,7 +309,7 @@ fn flows_that_make_room_for_others_are_counted_as_evicted_also_across_a_restart(
             let frame = Frame {
                 direction: Direction::Egress,
                 ifindex,
-                ingress_ifindex: ifindex,
+                ingress_ifindex: 0,
                 bytes: &bytes,
             };
             // The second packet belongs to the flow of the first.

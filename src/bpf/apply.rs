@@ -127,7 +127,11 @@ impl Kernel {
             steps,
             peaks,
             forgets,
+            renames,
         } = stage.finish();
+        if renames {
+            self.places.take();
+        }
         if let Some(refusal) = changed
             .err()
             .map(ApplyError::Refused)
@@ -165,6 +169,7 @@ impl Kernel {
     fn reread(&mut self) -> Result<(), ApplyError> {
         // The new mirror does not know what became free only now.
         grace();
+        self.places.take();
         self.mirror = Mirror::read(&self.maps, &self.pods).map_err(ApplyError::Kernel)?;
         Ok(())
     }

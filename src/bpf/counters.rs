@@ -115,13 +115,19 @@ pub struct MapFill {
     pub capacity: u32,
 }
 
+/// What each place in the counters is of. Made anew only where a change adds or removes rules.
+#[derive(Debug)]
+pub(super) struct Places {
+    rules: Box<[(RuleKey, u32, RuleInfo)]>,
+    closed: Box<[(Account, u32)]>,
+}
+
 /// Reads counters beside whoever changes policies, without a lock that a change waits for.
 #[derive(Clone, Debug)]
 pub struct CounterReader {
     maps: Arc<Maps>,
-    /// Each rule's place and what it is, as of [`Kernel::counter_reader`].
-    rules: Arc<[(RuleKey, u32, RuleInfo)]>,
-    closed: Arc<[(Account, u32)]>,
+    /// As of [`Kernel::counter_reader`].
+    places: Arc<Places>,
     fill: Arc<[MapFill]>,
     /// See [`Self::is_current`].
     meanings: Arc<AtomicU64>,
@@ -131,7 +137,7 @@ pub struct CounterReader {
 impl CounterReader {
     /// The rules that it reads, and what each is.
     pub fn rules(&self) -> impl Iterator<Item = (RuleKey, &RuleInfo)> {
-        self.rules.iter().map(|(key, _, info)| (*key, info))
+        self.places.rules.iter().map(|(key, _, info)| (*key, info))
     }
 
     /// Whether all that has been read by now was what it was taken for. Otherwise a change has begun since this was made that
@@ -173,10 +179,10 @@ impl CounterReader {
                 counters.reasons.insert((reason, direction), count);
             }
         }
-        for (key, index, _) in self.rules.iter() {
+        for (key, index, _) in &self.places.rules {
             counters.rules.insert(*key, total(*index)?);
         }
-        for (account, index) in self.closed.iter() {
+        for (account, index) in &self.places.closed {
             counters.closed.insert(account.clone(), total(*index)?);
         }
         Ok(counters)
@@ -291,15 +297,22 @@ impl Maps {
 impl Kernel {
     /// A reader of what is counted now. It does not learn of rules that are added later.
     pub fn counter_reader(&self) -> CounterReader {
-        let info =
-            |(key, index): (&RuleKey, &u32)| Some((*key, *index, self.mirror.image.rules.get(key)?.clone()));
-        let closed = self.mirror.accounts.closed();
+        let places = self.places.get_or_init(|| {
+            let image = &self.mirror.image;
+            let rules = self.mirror.rules.iter();
+            let closed = self.mirror.accounts.closed();
+            Arc::new(Places {
+                rules: rules
+                    .filter_map(|(key, index)| Some((*key, *index, image.rules.get(key)?.clone())))
+                    .collect(),
+                closed: closed
+                    .map(|(account, closed)| (account.clone(), closed.index))
+                    .collect(),
+            })
+        });
         CounterReader {
             maps: self.maps.clone(),
-            rules: self.mirror.rules.iter().filter_map(info).collect(),
-            closed: closed
-                .map(|(account, closed)| (account.clone(), closed.index))
-                .collect(),
+            places: places.clone(),
             fill: self.fill().into(),
             meanings: self.meanings.clone(),
             made_at: self.meanings.load(Ordering::Acquire),

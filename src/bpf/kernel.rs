@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
 
 use super::apply::ApplyError;
 use super::config::{Config, Map};
+use super::counters::Places;
 use super::load::{self, Loaded};
 use super::mirror::Mirror;
 use super::mmap::MappedArray;
@@ -44,6 +45,8 @@ pub struct Kernel {
     pub(super) changes: u64,
     /// Rises before a place in the counters loses its meaning.
     pub(super) meanings: Arc<AtomicU64>,
+    /// What readers of the counters share; empty where a change has made it anew.
+    pub(super) places: OnceLock<Arc<Places>>,
 }
 
 /// What opening found and did.
@@ -119,6 +122,7 @@ impl Kernel {
             },
             changes: 0,
             meanings: Arc::default(),
+            places: OnceLock::new(),
         };
         kernel.set_control();
         kernel.adopt_attachments()?;

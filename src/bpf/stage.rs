@@ -30,6 +30,8 @@ pub(super) struct Staged {
     pub peaks: Peaks,
     /// Who reads counters must learn anew what they are of.
     pub forgets: bool,
+    /// Rules come, go or get another name.
+    pub renames: bool,
 }
 
 /// The mirror as it changes, and the writes that follow from it.
@@ -39,6 +41,8 @@ pub(super) struct Stage<'a> {
     peaks: Peaks,
     /// A place in the counters loses its meaning.
     pub forgets: bool,
+    /// Rules come, go or get another name.
+    pub renames: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -48,6 +52,7 @@ impl<'a> Stage<'a> {
             steps: Steps::default(),
             peaks: [0; Map::ALL.len()],
             forgets: false,
+            renames: false,
         }
     }
 
@@ -56,6 +61,7 @@ impl<'a> Stage<'a> {
             steps: self.steps.into_steps(),
             peaks: self.peaks,
             forgets: self.forgets,
+            renames: self.renames || self.forgets,
         }
     }
 
@@ -202,12 +208,14 @@ impl<'a> Stage<'a> {
     fn add_rule(&mut self, key: RuleKey, info: &RuleInfo) {
         if self.mirror.image.rules.get(&key) != Some(info) {
             self.note(NoteKey::Rule(key), &notes::rule_text(info));
+            self.renames = true;
             let before = self.mirror.image.rules.get(&key);
             self.mirror.accounts.rename(before, info);
         }
         if self.mirror.rules.contains_key(&key) {
             return;
         }
+        self.renames = true;
         let (index, era) = self.mirror.rule_ids.take();
         self.reuse(era);
         self.see(Map::Counters);
@@ -221,6 +229,7 @@ impl<'a> Stage<'a> {
         let Some(index) = self.mirror.rules.remove(&key) else {
             return;
         };
+        self.renames = true;
         let kept = self.close(key, index);
         self.delete(Map::RuleIndex, &key.0.to_ne_bytes());
         self.forget(NoteKey::Rule(key));
