@@ -1,6 +1,12 @@
 //! What an API server says when it refuses, in one line, and what can be done about it.
 
+use std::time::Duration;
+
 use kube::runtime::watcher;
+
+/// How long whoever was turned away by a busy server (429) waits at least: the shortest that servers ask for by Retry-After,
+/// which the client does not hand on.
+pub const BUSY: Duration = Duration::from_secs(1);
 
 /// The message alone: an error of the client would show all of the answer twice.
 pub fn said(error: &kube::Error) -> String {
@@ -18,6 +24,29 @@ pub fn watch_said(error: &watcher::Error) -> String {
         watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
         watcher::Error::NoResourceVersion => error.to_string(),
     }
+}
+
+/// The status that the API server answered with.
+pub fn status_of(error: &kube::Error) -> Option<&kube::core::Status> {
+    match error {
+        kube::Error::Api(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// Likewise, of a watch.
+pub fn watch_status(error: &watcher::Error) -> Option<&kube::core::Status> {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => status_of(error),
+        WatchError(status) => Some(status),
+        NoResourceVersion => None,
+    }
+}
+
+/// Whether the server has too much to do.
+pub fn is_busy(status: Option<&kube::core::Status>) -> bool {
+    status.is_some_and(|status| status.code == 429)
 }
 
 /// Whether nothing can be made any more in a namespace because it is being deleted.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::metrics::Metrics;
-use super::refusal::watch_said;
+use super::refusal::{BUSY, is_busy, watch_said, watch_status};
 use super::tree::{Tree, Watched};
 
 /// After this long the server ends a watch, and it is taken up again where it was; so long a dead connection may stay unnoticed.
@@ -78,6 +78,7 @@ impl<K: Watched> Watch<K> {
             } else {
                 Ok(self.inner.next().await)
             };
+            let mut least = Duration::ZERO;
             let error = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
@@ -93,6 +94,9 @@ impl<K: Watched> Watch<K> {
                 Ok(Some(Err(error))) => {
                     if is_expired(&error) {
                         self.restart();
+                    }
+                    if is_busy(watch_status(&error)) {
+                        least = BUSY;
                     }
                     watch_said(&error)
                 }
@@ -118,7 +122,7 @@ impl<K: Watched> Watch<K> {
                 );
             }
             self.troubled = true;
-            sleep(self.retries.next()).await;
+            sleep(self.retries.next().max(least)).await;
         }
     }
 
