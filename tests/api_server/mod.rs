@@ -14,6 +14,26 @@ use palisade::cluster::connection;
 /// One at a time is enough for a small machine where the tests themselves keep it busy.
 static ONE: Mutex<()> = Mutex::new(());
 
+const TURNED_AWAY: &str = r#"
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: PriorityLevelConfiguration
+metadata: {name: nobody}
+spec:
+  type: Limited
+  limited: {nominalConcurrencyShares: 0, lendablePercent: 0, borrowingLimitPercent: 0, limitResponse: {type: Reject}}
+---
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: FlowSchema
+metadata: {name: turned-away}
+spec:
+  priorityLevelConfiguration: {name: nobody}
+  matchingPrecedence: 10
+  rules:
+  - subjects: [{kind: ServiceAccount, serviceAccount: {namespace: kube-system, name: palisade}}]
+    resourceRules: [{verbs: ["*"], apiGroups: ["*"], resources: ["*"], clusterScope: true, namespaces: ["*"]}]
+    nonResourceRules: [{verbs: ["*"], nonResourceURLs: ["*"]}]
+"#;
+
 /// Ended, and its folder removed, when it is dropped.
 pub struct ApiServer {
     folder: tempfile::TempDir,
@@ -90,6 +110,30 @@ impl ApiServer {
     /// Takes a binding away: `clusterrolebinding` (reads and writes) or `rolebinding` (the Lease).
     pub fn revoke(&self, binding: &str) {
         self.kubectl(&["-n", "kube-system", "delete", binding, "palisade"]);
+    }
+
+    /// Answers each request of Palisade's ServiceAccount with 429 from soon on: it has too much to do.
+    pub fn turn_away(&self) {
+        let file = self.folder.path().join("turned-away.yaml");
+        std::fs::write(&file, TURNED_AWAY).expect("a file");
+        self.kubectl(&["apply", "-f", &file.display().to_string()]);
+    }
+
+    /// After [`turn_away`](Self::turn_away).
+    pub fn let_in(&self) {
+        let file = self.folder.path().join("turned-away.yaml");
+        self.kubectl(&["delete", "-f", &file.display().to_string()]);
+    }
+
+    /// Requests that were turned away.
+    pub fn turned_away(&self) -> f64 {
+        let labels = [r#"flow_schema="turned-away""#];
+        self.metric("apiserver_flowcontrol_rejected_requests_total", &labels)
+    }
+
+    /// Requests that were refused because who asks has no right to it.
+    pub fn forbidden(&self) -> f64 {
+        self.metric("apiserver_request_total", &[r#"code="403""#])
     }
 
     /// As an administrator; what it printed.

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::instance::{BINARY, Instance, get, metric};
 use crate::netns::{Host, Layout, Pod};
-use crate::server::{Server, Way};
+use crate::server::Server;
+use crate::way::Way;
 
 pub const NODE: &str = "here";
 /// Each has a server and namespaces: one at a time, or the machine has no room.
@@ -85,7 +86,7 @@ impl Site {
     /// Starts it and does not wait.
     pub fn launch(&mut self) -> &mut Instance {
         assert!(self.instance.is_none(), "it runs already");
-        let kubeconfig = format!("KUBECONFIG={}", self.server.kubeconfig().display());
+        let kubeconfig = format!("KUBECONFIG={}", self.server.own_kubeconfig().display());
         let pins = format!("--pin-path={}", self.pins.display());
         let node = format!("--node-name={NODE}");
         let small = [
