@@ -11,7 +11,7 @@ pub const BUSY: Duration = Duration::from_secs(1);
 /// The message alone: an error of the client would show all of the answer twice.
 pub fn said(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => format!("{} ({}){}", status.message, status.code, remedy(status)),
+        kube::Error::Api(status) => format!("{}{}", status_said(status), remedy(status)),
         other => other.to_string(),
     }
 }
@@ -21,9 +21,14 @@ pub fn watch_said(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error) => format!("list: {}", said(error)),
         watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => said(error),
-        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        watcher::Error::WatchError(status) => status_said(status),
         watcher::Error::NoResourceVersion => error.to_string(),
     }
+}
+
+/// What is no answer of the API's own ends in a new line.
+pub fn status_said(status: &kube::core::Status) -> String {
+    format!("{} ({})", status.message.trim(), status.code)
 }
 
 /// The status that the API server answered with.
@@ -65,11 +70,14 @@ fn remedy(status: &kube::core::Status) -> &'static str {
             "; apply the CustomResourceDefinitions of this version (palisade crds)"
         }
         404 if status.message.contains("could not find the requested resource")
-            || status.message == "404 page not found" =>
+            || status.message.trim() == "404 page not found" =>
         {
             "; apply the CustomResourceDefinitions (palisade crds)"
         }
         401 => "; let the API server know the ServiceAccount's token",
+        403 if status.message.contains("definition is terminating") => {
+            "; it is being deleted; apply the CustomResourceDefinitions (palisade crds) once it is gone"
+        }
         403 if !status.message.contains("being terminated") => "; grant it to the ServiceAccount",
         _ => "",
     }
@@ -93,6 +101,10 @@ mod tests {
         assert_eq!(
             said,
             "failed: .spec.slice: field not declared in schema (500); apply the CustomResourceDefinitions of this version (palisade crds)"
+        );
+        assert_eq!(
+            super::said(&api(404, "404 page not found\n")),
+            "404 page not found (404); apply the CustomResourceDefinitions (palisade crds)"
         );
         let forbidden = watcher::Error::InitialListFailed(api(403, "pods is forbidden"));
         assert_eq!(

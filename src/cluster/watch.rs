@@ -1,6 +1,7 @@
 //! One kind of objects, watched for as long as it takes: events in, without an end and without errors.
 //!
-//! Whatever goes wrong is counted, told once as it begins and once as it ends, and tried again at growing distances. A list that
+//! Whatever goes wrong is counted, told once as it begins, again when the API server answers something else, and once as it ends,
+//! and tried again at growing distances. A list that
 //! makes no progress is given up, and so is a watch on which nothing arrives; a version that the server no longer has makes for
 //! a new list.
 
@@ -43,7 +44,8 @@ struct Watch<K: Watched> {
     /// Until a list is complete, silence is not normal.
     listing: bool,
     retries: Backoff,
-    troubled: bool,
+    /// The status of what was told last; `None` in it: no answer.
+    told: Option<Option<u16>>,
     last_error: Option<Instant>,
     page: Duration,
 }
@@ -58,7 +60,7 @@ impl<K: Watched> Watch<K> {
             metrics,
             listing: true,
             retries: RETRIES,
-            troubled: false,
+            told: None,
             last_error: None,
             page: PAGE,
         }
@@ -78,7 +80,7 @@ impl<K: Watched> Watch<K> {
             } else {
                 Ok(self.inner.next().await)
             };
-            let mut least = Duration::ZERO;
+            let (mut least, mut status) = (Duration::ZERO, None);
             let error = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
@@ -92,9 +94,10 @@ impl<K: Watched> Watch<K> {
                     return event;
                 }
                 Ok(Some(Err(error))) => {
-                    if is_expired(&error) {
+                    if wants_a_list(&error) {
                         self.restart();
                     }
+                    status = watch_status(&error).map(|status| status.code);
                     if is_busy(watch_status(&error)) {
                         least = BUSY;
                     }
@@ -114,21 +117,20 @@ impl<K: Watched> Watch<K> {
                 self.healed();
             }
             self.last_error = Some(Instant::now());
-            if !self.troubled {
+            if self.told.replace(status) != Some(status) {
                 warn!(
                     kind = %K::kind(&()),
                     error,
                     "cannot watch; what is known stays, and it is tried again"
                 );
             }
-            self.troubled = true;
             sleep(self.retries.next().max(least)).await;
         }
     }
 
     fn healed(&mut self) {
         self.retries = RETRIES;
-        if std::mem::take(&mut self.troubled) {
+        if self.told.take().is_some() {
             info!(kind = %K::kind(&()), "watched again");
         }
     }
@@ -139,13 +141,17 @@ impl<K: Watched> Watch<K> {
     }
 }
 
-/// The server no longer has the version from which the watch was to go on. The watcher notices that by itself where it is told
-/// as an event, but not where it is the answer to the request.
-pub fn is_expired(error: &Error) -> bool {
+/// Whether a watch cannot go on from where it was: the server no longer has that version, which the watcher notices by itself
+/// where it is told as an event, but not where it is the answer to the request; or the answer was none of the API's, and may have
+/// been an event. Such an answer (404 and 429 are, where the server has no such path or no time) the list gets too, and it
+/// knows it for what it is.
+pub fn wants_a_list(error: &Error) -> bool {
     match error {
-        Error::WatchStartFailed(kube::Error::Api(status)) | Error::WatchFailed(kube::Error::Api(status)) => {
-            status.code == 410
-        }
+        Error::WatchStartFailed(error) | Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => status.code == 410,
+            kube::Error::SerdeError(_) => true,
+            _ => false,
+        },
         _ => false,
     }
 }

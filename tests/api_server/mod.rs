@@ -14,13 +14,14 @@ use palisade::cluster::connection;
 /// One at a time is enough for a small machine where the tests themselves keep it busy.
 static ONE: Mutex<()> = Mutex::new(());
 
+/// With `type: Reject` one request at a time would pass; so one waits, and all others are rejected.
 const TURNED_AWAY: &str = r#"
 apiVersion: flowcontrol.apiserver.k8s.io/v1
 kind: PriorityLevelConfiguration
 metadata: {name: nobody}
 spec:
   type: Limited
-  limited: {nominalConcurrencyShares: 0, lendablePercent: 0, borrowingLimitPercent: 0, limitResponse: {type: Reject}}
+  limited: {nominalConcurrencyShares: 0, lendablePercent: 0, borrowingLimitPercent: 0, limitResponse: {type: Queue, queuing: {queues: 1, handSize: 1, queueLengthLimit: 1}}}
 ---
 apiVersion: flowcontrol.apiserver.k8s.io/v1
 kind: FlowSchema

@@ -213,6 +213,20 @@ impl Site {
         })
     }
 
+    /// Waits until both watches, which have failed before `mark`, work again.
+    pub fn until_watched(&mut self, mark: usize) {
+        for watch in ["watch of PolicyEndpoints in shop", "watch of the node's Pods"] {
+            let failed = self.instance().lines_since(0);
+            if failed
+                .iter()
+                .any(|line| line.contains("problem: ") && line.contains(watch))
+            {
+                self.instance().wait_for(mark, &["no problem any more: ", watch]);
+            }
+        }
+        assert_eq!(self.metric("palisade_watches_failing", &[]), 0.0);
+    }
+
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         metric(&self.host.namespace, name, labels)
     }

@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 
 use super::raw::Raw;
 use crate::cluster::backoff::Backoff;
-use crate::cluster::refusal::{BUSY, is_busy, watch_status};
-use crate::cluster::watch::is_expired;
+use crate::cluster::refusal::{BUSY, is_busy, status_said, watch_status};
+use crate::cluster::watch::wants_a_list;
 
 /// After failures in a row. Healing must not take much longer than the fault; a request each ten seconds a watch is no burden.
 pub const RETRIES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
@@ -90,7 +90,7 @@ impl Follow {
                 Ok(event)
             }
             Some(Err(error)) => {
-                if is_expired(&error) {
+                if wants_a_list(&error) {
                     self.anew();
                 }
                 let failure = self.failed(failure(&error));
@@ -143,7 +143,8 @@ pub fn late() -> Failure {
 }
 
 pub fn failure(error: &watcher::Error) -> Failure {
-    let remedy = match watch_status(error).map(|status| status.code) {
+    let status = watch_status(error);
+    let remedy = match status.map(|status| status.code) {
         Some(401) => "give it a valid token: the ServiceAccount palisade of the namespace kube-system",
         Some(403) => "let the ServiceAccount list and watch it: apply the ClusterRole of manifests/",
         Some(404) => "install the resource: apply manifests/crds.yaml",
@@ -152,7 +153,7 @@ pub fn failure(error: &watcher::Error) -> Failure {
         _ => "see whether the API server answers; it is tried again until it does",
     };
     Failure {
-        message: chain(error),
+        message: status.map_or_else(|| chain(error), status_said),
         remedy,
     }
 }

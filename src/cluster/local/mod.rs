@@ -271,11 +271,15 @@ impl Local {
         self.pods.objects().find(ours).map(|local| &local.pod.uid)
     }
 
-    /// The first failure of a row is told; the others may differ in words that say nothing new.
+    /// The first failure of a row is told, and those that want another remedy than the one before; others may differ in words
+    /// that say nothing new.
     fn fail(&mut self, from: From, failure: Failure) {
         self.errors += 1;
         debug!(?from, ?failure, "a watch has failed");
-        self.failing.entry(from).or_insert(failure);
+        let told = self.failing.entry(from).or_insert_with(|| failure.clone());
+        if told.remedy != failure.remedy {
+            *told = failure;
+        }
     }
 
     fn is_complete(&self) -> bool {

@@ -45,9 +45,13 @@ impl World {
     }
 
     fn fail(&mut self, from: &From, message: &str) -> Update {
+        self.fail_with(from, message, "wait")
+    }
+
+    fn fail_with(&mut self, from: &From, message: &str, remedy: &'static str) -> Update {
         let failure = Failure {
             message: message.into(),
-            remedy: "wait",
+            remedy,
         };
         self.local.inbox.push((from.clone(), Err(failure)));
         self.take()
@@ -298,6 +302,10 @@ fn a_watch_that_fails_is_one_problem_until_it_works_and_changes_nothing() {
         failing: 1,
     };
     assert_eq!(world.local.health(), health);
+    world.fail_with(&shop, "forbidden", "let it");
+    let problems = world.local.problems();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].message.starts_with("forbidden"), "{}", problems[0]);
     world.say(&shop, listed(&[endpoint("web-1", None)]));
     assert_eq!(
         (world.local.problems(), world.local.health().failing),
