@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use kube::Api;
 use kube::runtime::watcher::{self, Error, Event, watcher};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
@@ -24,8 +24,9 @@ const WATCH: u32 = 60;
 const PAGE: Duration = Duration::from_secs(30);
 /// The longest is how late a change may be noticed after the server is back.
 const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8));
-/// Without an error for so long a watch is sound, also where nothing has happened in it.
-const SOUND: Duration = Duration::from_secs(30);
+/// Without another error for so long a watch that had failed works again, also where nothing happens in it: longer than a request
+/// may wait in the server's queues (15 s) before it is turned away.
+pub const SOUND: Duration = Duration::from_secs(20);
 
 /// Events of all objects that `api` and the selector of `config` cover. Never ends.
 pub fn watch<K: Watched>(
@@ -46,8 +47,8 @@ struct Watch<K: Watched> {
     retries: Backoff,
     /// The status of what was told last; `None` in it: no answer.
     told: Option<Option<u16>>,
-    last_error: Option<Instant>,
     page: Duration,
+    sound: Duration,
 }
 
 impl<K: Watched> Watch<K> {
@@ -61,8 +62,8 @@ impl<K: Watched> Watch<K> {
             listing: true,
             retries: RETRIES,
             told: None,
-            last_error: None,
             page: PAGE,
+            sound: SOUND,
         }
     }
 
@@ -77,6 +78,12 @@ impl<K: Watched> Watch<K> {
         loop {
             let next = if self.listing {
                 timeout(self.page, self.inner.next()).await
+            } else if self.told.is_some() {
+                let Ok(next) = timeout(self.sound, self.inner.next()).await else {
+                    self.healed();
+                    continue;
+                };
+                Ok(next)
             } else {
                 Ok(self.inner.next().await)
             };
@@ -113,10 +120,6 @@ impl<K: Watched> Watch<K> {
                 }
             };
             self.metrics.watch_errors.inc();
-            if self.last_error.is_some_and(|at| at.elapsed() > SOUND) {
-                self.healed();
-            }
-            self.last_error = Some(Instant::now());
             if self.told.replace(status) != Some(status) {
                 warn!(
                     kind = %K::kind(&()),

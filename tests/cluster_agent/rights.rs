@@ -64,7 +64,7 @@ fn an_agent_without_its_rights_goes_on_as_it_was_and_takes_up_what_it_missed_whe
         (&web.namespace, &db, PORT, Reached),
         (&api.namespace, &db, PORT, Dropped),
     ]);
-    site.until_watched(mark);
+    site.until_watched();
 }
 
 #[test]
@@ -102,6 +102,6 @@ fn a_leader_with_an_agent_without_their_rights_opens_nothing_and_leads_again_whe
     site.instance()
         .wait_for(mark, &["applied: ", "PolicyEndpoint shop/api-"]);
     table(&[(&web.namespace, &api, PORT, Reached)]);
-    site.until_watched(mark);
+    site.until_watched();
     assert_eq!(site.metric("palisade_leader", &[]), 1.0);
 }

@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade::cni::protocol::{Answer, Command, Request};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::instance::{BINARY, Instance, get, metric};
+use crate::instance::{BINARY, Instance, PATIENCE, get, metric};
 use crate::netns::{Host, Layout, Pod};
 use crate::server::Server;
 use crate::way::Way;

@@ -89,7 +89,7 @@ fn a_leader_whose_answers_come_too_late_to_renew_its_lease_leads_again_when_they
     site.instance()
         .wait_for(mark, &["applied: ", "PolicyEndpoint shop/api-"]);
     table(&[(&web.namespace, &api, PORT, Reached)]);
-    site.until_watched(mark);
+    site.until_watched();
     assert_eq!(site.metric("palisade_leader", &[]), 1.0);
 }
 
@@ -121,7 +121,7 @@ fn a_server_that_hangs_longer_than_any_patience_changes_nothing_and_is_heard_aga
     site.instance()
         .wait_for(mark, &["applied: ", "PolicyEndpoint shop/api-"]);
     table(&[(&web.namespace, &api, PORT, Reached)]);
-    site.until_watched(mark);
+    site.until_watched();
     assert_eq!(site.metric("palisade_leader", &[]), 1.0);
 }
 
@@ -155,5 +155,5 @@ fn an_instance_that_is_turned_away_asks_seldom_and_takes_up_what_it_missed_when_
     site.instance()
         .wait_for(mark, &["applied: ", "PolicyEndpoint shop/api-"]);
     table(&[(&web.namespace, &api, PORT, Reached)]);
-    site.until_watched(mark);
+    site.until_watched();
 }

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::raw::Raw;
 use crate::cluster::backoff::Backoff;
 use crate::cluster::refusal::{BUSY, is_busy, status_said, watch_status};
-use crate::cluster::watch::wants_a_list;
+use crate::cluster::watch::{SOUND, wants_a_list};
 
 /// After failures in a row. Healing must not take much longer than the fault; a request each ten seconds a watch is no burden.
 pub const RETRIES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
@@ -36,13 +36,15 @@ struct Follow {
     listing: bool,
     retries: Backoff,
     wait: Option<Duration>,
+    /// It has failed, and nothing has come since.
+    failed: bool,
 }
 
-/// All that `api` and the selector of `config` cover. Never ends.
+/// All that `api` and the selector of `config` cover. Never ends. `None`: what had failed works again, and there is no news.
 pub fn follow(
     api: Api<Raw>,
     config: watcher::Config,
-) -> impl futures::Stream<Item = Result<Event<Raw>, Failure>> + Send + use<> {
+) -> impl futures::Stream<Item = Result<Option<Event<Raw>>, Failure>> + Send + use<> {
     let (shortest, longest) = WATCH_SECONDS;
     let config = config.timeout(shortest + (chance() % u64::from(longest - shortest)) as u32);
     let follow = Follow {
@@ -52,6 +54,7 @@ pub fn follow(
         listing: true,
         retries: RETRIES,
         wait: None,
+        failed: false,
     };
     unfold(follow, |mut follow| async move {
         let item = follow.next().await;
@@ -60,7 +63,7 @@ pub fn follow(
 }
 
 impl Follow {
-    async fn next(&mut self) -> Result<Event<Raw>, Failure> {
+    async fn next(&mut self) -> Result<Option<Event<Raw>>, Failure> {
         if let Some(wait) = self.wait {
             sleep(wait).await;
             self.wait = None;
@@ -73,6 +76,12 @@ impl Follow {
                     return Err(self.failed(late()));
                 }
             }
+        } else if self.failed {
+            let Ok(next) = timeout(SOUND, self.events.next()).await else {
+                self.worked();
+                return Ok(None);
+            };
+            next
         } else {
             self.events.next().await
         };
@@ -85,9 +94,9 @@ impl Follow {
                 }
                 // A list begins whether or not the server answers.
                 if !matches!(event, Event::Init) {
-                    self.retries = RETRIES;
+                    self.worked();
                 }
-                Ok(event)
+                Ok(Some(event))
             }
             Some(Err(error)) => {
                 if wants_a_list(&error) {
@@ -114,7 +123,13 @@ impl Follow {
         self.listing = true;
     }
 
+    fn worked(&mut self) {
+        self.retries = RETRIES;
+        self.failed = false;
+    }
+
     fn failed(&mut self, failure: Failure) -> Failure {
+        self.failed = true;
         self.wait = Some(spread(self.retries.next()));
         failure
     }

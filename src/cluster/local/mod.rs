@@ -83,8 +83,16 @@ enum From {
 #[derive(Debug)]
 enum Said {
     Event(Event<Raw>),
+    /// It works again, and has no news.
+    Works,
     /// The keys of all policies of a namespace.
     Policies(BTreeSet<Arc<str>>),
+}
+
+impl Said {
+    fn of(event: Option<Event<Raw>>) -> Self {
+        event.map_or(Self::Works, Self::Event)
+    }
 }
 
 type Message = (From, Result<Said, Failure>);
@@ -133,7 +141,7 @@ impl Local {
         let fields = format!("spec.nodeName={node}");
         let mut events = SelectAll::new();
         let pods = follow::follow(api, watcher::Config::default().fields(&fields))
-            .map(|event| (From::Pods, event.map(Said::Event)));
+            .map(|event| (From::Pods, event.map(Said::of)));
         events.push(pods.boxed());
         Self {
             client,
@@ -313,7 +321,7 @@ impl Local {
         let end = CancellationToken::new();
         let from = From::Namespace(name.clone(), number);
         let events = follow::follow(api, watcher::Config::default().page_size(PAGE))
-            .map(move |event| (from.clone(), event.map(Said::Event)))
+            .map(move |event| (from.clone(), event.map(Said::of)))
             .take_until(end.clone().cancelled_owned());
         self.events.push(events.boxed());
         self.namespaces.insert(
