@@ -17,7 +17,11 @@ fn an_agent_without_its_rights_goes_on_as_it_was_and_takes_up_what_it_missed_whe
     let _services = echo_services(&[&api.namespace, &db.namespace], &[8080]);
     site.server.put(endpoint("api-1", "api", from(&web, 8080)));
     site.server.put(endpoint("db-1", "db", json!([])));
+    site.server.put(endpoint("web-1", "web", json!([])));
     site.start(&["vethweb", "vethapi", "vethdb"]);
+    site.change(&["applied: ", "web-1 gone"], |server| {
+        server.delete("PolicyEndpoint", "shop", "web-1");
+    });
     assert_eq!(site.server.fixture().forbidden(), 0.0, "the rights are enough");
     let errors = site.metric("palisade_watch_errors_total", &[]);
 
