@@ -15,6 +15,13 @@ use tracing_subscriber::EnvFilter;
 const FAILED: u8 = 1;
 /// Wrong usage, or an input that cannot be read.
 const UNUSABLE: u8 = 2;
+/// The client logs every failed request; who asked tells of it once, with the remedy.
+const TOLD_BY_US: [&str; 4] = [
+    "kube_runtime::watcher=error",
+    "kube_client::client=error",
+    "kube_client::client::builder=off",
+    "kube_client::client::tls=warn",
+];
 
 fn main() -> ExitCode {
     // First of all: the container runtime waits, and a pod with it.
@@ -82,11 +89,17 @@ fn answer(write: impl FnOnce(&mut dyn Write) -> Result<Outcome>) -> Result<Outco
 }
 
 fn log(command: &Command) -> Result<()> {
-    let filter = EnvFilter::builder()
+    let mut filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var("PALISADE_LOG")
         .from_env()
         .context("PALISADE_LOG is no log filter; write one like info or palisade=debug")?;
+    // Unless it is asked for.
+    if !std::env::var("PALISADE_LOG").is_ok_and(|asked| asked.contains("kube")) {
+        for quiet in TOLD_BY_US {
+            filter = filter.add_directive(quiet.parse().context("a log filter")?);
+        }
+    }
     let json = matches!(command, Command::Run(run) if run.log_format == LogFormat::Json);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -16,10 +16,21 @@ const SILENCE: Duration = Duration::from_secs(100);
 /// # Errors
 /// There is neither, or it cannot be read.
 pub async fn client() -> Result<Client> {
-    let mut config = Config::infer().await.context(
+    let config = Config::infer().await.context(
         "cannot tell where the API server is; run it in a pod with a ServiceAccount, set KUBECONFIG, or name a folder with --from",
     )?;
+    client_of(config)
+}
+
+/// A client by this configuration, with Palisade's timeouts, which does not try again by itself: kube's way with what a busy
+/// server turned away (429, 503, 504) goes on in silence for minutes, and sleeps past the end of the fault. Whoever asks
+/// tells of it, waits and tries again.
+///
+/// # Errors
+/// It cannot be one.
+pub fn client_of(mut config: Config) -> Result<Client> {
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
+    config.default_retry = false;
     Client::try_from(config).context("cannot make a client for the API server")
 }

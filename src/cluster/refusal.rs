@@ -1,11 +1,17 @@
 //! What an API server says when it refuses, in one line, and what can be done about it.
 
+use std::time::Duration;
+
 use kube::runtime::watcher;
+
+/// How long whoever was turned away by a busy server (429) waits at least: the shortest that servers ask for by Retry-After,
+/// which the client does not hand on.
+pub const BUSY: Duration = Duration::from_secs(1);
 
 /// The message alone: an error of the client would show all of the answer twice.
 pub fn said(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => format!("{} ({}){}", status.message, status.code, remedy(status)),
+        kube::Error::Api(status) => format!("{}{}", status_said(status), remedy(status)),
         other => other.to_string(),
     }
 }
@@ -15,9 +21,37 @@ pub fn watch_said(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error) => format!("list: {}", said(error)),
         watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => said(error),
-        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        watcher::Error::WatchError(status) => status_said(status),
         watcher::Error::NoResourceVersion => error.to_string(),
     }
+}
+
+/// What is no answer of the API's own ends in a new line.
+pub fn status_said(status: &kube::core::Status) -> String {
+    format!("{} ({})", status.message.trim(), status.code)
+}
+
+/// The status that the API server answered with.
+pub fn status_of(error: &kube::Error) -> Option<&kube::core::Status> {
+    match error {
+        kube::Error::Api(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// Likewise, of a watch.
+pub fn watch_status(error: &watcher::Error) -> Option<&kube::core::Status> {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => status_of(error),
+        WatchError(status) => Some(status),
+        NoResourceVersion => None,
+    }
+}
+
+/// Whether the server has too much to do.
+pub fn is_busy(status: Option<&kube::core::Status>) -> bool {
+    status.is_some_and(|status| status.code == 429)
 }
 
 /// Whether nothing can be made any more in a namespace because it is being deleted.
@@ -36,11 +70,14 @@ fn remedy(status: &kube::core::Status) -> &'static str {
             "; apply the CustomResourceDefinitions of this version (palisade crds)"
         }
         404 if status.message.contains("could not find the requested resource")
-            || status.message == "404 page not found" =>
+            || status.message.trim() == "404 page not found" =>
         {
             "; apply the CustomResourceDefinitions (palisade crds)"
         }
         401 => "; let the API server know the ServiceAccount's token",
+        403 if status.message.contains("definition is terminating") => {
+            "; it is being deleted; apply the CustomResourceDefinitions (palisade crds) once it is gone"
+        }
         403 if !status.message.contains("being terminated") => "; grant it to the ServiceAccount",
         _ => "",
     }
@@ -64,6 +101,10 @@ mod tests {
         assert_eq!(
             said,
             "failed: .spec.slice: field not declared in schema (500); apply the CustomResourceDefinitions of this version (palisade crds)"
+        );
+        assert_eq!(
+            super::said(&api(404, "404 page not found\n")),
+            "404 page not found (404); apply the CustomResourceDefinitions (palisade crds)"
         );
         let forbidden = watcher::Error::InitialListFailed(api(403, "pods is forbidden"));
         assert_eq!(

@@ -1,6 +1,7 @@
 //! One kind of objects, watched for as long as it takes: events in, without an end and without errors.
 //!
-//! Whatever goes wrong is counted, told once as it begins and once as it ends, and tried again at growing distances. A list that
+//! Whatever goes wrong is counted, told once as it begins, again when the API server answers something else, and once as it ends,
+//! and tried again at growing distances. A list that
 //! makes no progress is given up, and so is a watch on which nothing arrives; a version that the server no longer has makes for
 //! a new list.
 
@@ -9,12 +10,12 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use kube::Api;
 use kube::runtime::watcher::{self, Error, Event, watcher};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::metrics::Metrics;
-use super::refusal::watch_said;
+use super::refusal::{BUSY, is_busy, watch_said, watch_status};
 use super::tree::{Tree, Watched};
 
 /// After this long the server ends a watch, and it is taken up again where it was; so long a dead connection may stay unnoticed.
@@ -23,8 +24,9 @@ const WATCH: u32 = 60;
 const PAGE: Duration = Duration::from_secs(30);
 /// The longest is how late a change may be noticed after the server is back.
 const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(8));
-/// Without an error for so long a watch is sound, also where nothing has happened in it.
-const SOUND: Duration = Duration::from_secs(30);
+/// Without another error for so long a watch that had failed works again, also where nothing happens in it: longer than a request
+/// may wait in the server's queues (15 s) before it is turned away.
+pub const SOUND: Duration = Duration::from_secs(20);
 
 /// Events of all objects that `api` and the selector of `config` cover. Never ends.
 pub fn watch<K: Watched>(
@@ -43,9 +45,10 @@ struct Watch<K: Watched> {
     /// Until a list is complete, silence is not normal.
     listing: bool,
     retries: Backoff,
-    troubled: bool,
-    last_error: Option<Instant>,
+    /// The status of what was told last; `None` in it: no answer.
+    told: Option<Option<u16>>,
     page: Duration,
+    sound: Duration,
 }
 
 impl<K: Watched> Watch<K> {
@@ -58,9 +61,9 @@ impl<K: Watched> Watch<K> {
             metrics,
             listing: true,
             retries: RETRIES,
-            troubled: false,
-            last_error: None,
+            told: None,
             page: PAGE,
+            sound: SOUND,
         }
     }
 
@@ -75,9 +78,16 @@ impl<K: Watched> Watch<K> {
         loop {
             let next = if self.listing {
                 timeout(self.page, self.inner.next()).await
+            } else if self.told.is_some() {
+                let Ok(next) = timeout(self.sound, self.inner.next()).await else {
+                    self.healed();
+                    continue;
+                };
+                Ok(next)
             } else {
                 Ok(self.inner.next().await)
             };
+            let (mut least, mut status) = (Duration::ZERO, None);
             let error = match next {
                 Ok(Some(Ok(event))) => {
                     match &event {
@@ -91,8 +101,12 @@ impl<K: Watched> Watch<K> {
                     return event;
                 }
                 Ok(Some(Err(error))) => {
-                    if is_expired(&error) {
+                    if wants_a_list(&error) {
                         self.restart();
+                    }
+                    status = watch_status(&error).map(|status| status.code);
+                    if is_busy(watch_status(&error)) {
+                        least = BUSY;
                     }
                     watch_said(&error)
                 }
@@ -106,25 +120,20 @@ impl<K: Watched> Watch<K> {
                 }
             };
             self.metrics.watch_errors.inc();
-            if self.last_error.is_some_and(|at| at.elapsed() > SOUND) {
-                self.healed();
-            }
-            self.last_error = Some(Instant::now());
-            if !self.troubled {
+            if self.told.replace(status) != Some(status) {
                 warn!(
                     kind = %K::kind(&()),
                     error,
                     "cannot watch; what is known stays, and it is tried again"
                 );
             }
-            self.troubled = true;
-            sleep(self.retries.next()).await;
+            sleep(self.retries.next().max(least)).await;
         }
     }
 
     fn healed(&mut self) {
         self.retries = RETRIES;
-        if std::mem::take(&mut self.troubled) {
+        if self.told.take().is_some() {
             info!(kind = %K::kind(&()), "watched again");
         }
     }
@@ -135,13 +144,17 @@ impl<K: Watched> Watch<K> {
     }
 }
 
-/// The server no longer has the version from which the watch was to go on. The watcher notices that by itself where it is told
-/// as an event, but not where it is the answer to the request.
-pub fn is_expired(error: &Error) -> bool {
+/// Whether a watch cannot go on from where it was: the server no longer has that version, which the watcher notices by itself
+/// where it is told as an event, but not where it is the answer to the request; or the answer was none of the API's, and may have
+/// been an event. Such an answer (404 and 429 are, where the server has no such path or no time) the list gets too, and it
+/// knows it for what it is.
+pub fn wants_a_list(error: &Error) -> bool {
     match error {
-        Error::WatchStartFailed(kube::Error::Api(status)) | Error::WatchFailed(kube::Error::Api(status)) => {
-            status.code == 410
-        }
+        Error::WatchStartFailed(error) | Error::WatchFailed(error) => match error {
+            kube::Error::Api(status) => status.code == 410,
+            kube::Error::SerdeError(_) => true,
+            _ => false,
+        },
         _ => false,
     }
 }

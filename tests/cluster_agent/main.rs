@@ -15,10 +15,14 @@ mod probes;
 
 mod server;
 mod site;
+mod way;
 
+mod definitions;
 mod faults;
 mod latency;
 mod led;
 mod plugin;
 mod policies;
+mod rights;
+mod slow;
 mod starts;

@@ -1,12 +1,6 @@
-//! A real API server on this machine's loopback, with the kinds that the agent reads; and the way to it from a host's
-//! namespace, which can be cut.
+//! A real API server on this machine's loopback, with the kinds that the agent reads.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
@@ -15,7 +9,6 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::api_server::ApiServer;
-use crate::netns::Namespace;
 
 /// Leaves the test where there is no API server to start; continuous integration must not skip.
 #[macro_export]
@@ -39,11 +32,16 @@ impl Server {
     /// With PolicyEndpoints as Palisade defines them.
     pub fn with_our_definitions() -> Self {
         let server = Self::start();
-        for definition in palisade::cluster::crds::definitions() {
-            server.put(serde_json::to_value(definition).expect("JSON"));
-        }
-        server.until_served();
+        server.define();
         server
+    }
+
+    /// PolicyEndpoints as Palisade defines them.
+    pub fn define(&self) {
+        for definition in palisade::cluster::crds::definitions() {
+            self.put(serde_json::to_value(definition).expect("JSON"));
+        }
+        self.until_served();
     }
 
     /// With PolicyEndpoints as another publisher may define them: any field goes.
@@ -62,11 +60,18 @@ impl Server {
             .build()
             .expect("a runtime");
         let client = runtime.block_on(api.client());
+        api.grant();
         Self { api, runtime, client }
     }
 
-    pub fn kubeconfig(&self) -> &Path {
-        self.api.kubeconfig()
+    /// Of Palisade's ServiceAccount: it may do what the manifests let it do.
+    pub fn own_kubeconfig(&self) -> PathBuf {
+        self.api.own_kubeconfig()
+    }
+
+    /// What only the fixture knows.
+    pub fn fixture(&self) -> &ApiServer {
+        &self.api
     }
 
     /// Ends the API server, not what it has stored.
@@ -198,91 +203,4 @@ impl Server {
             .block_on(patch)
             .unwrap_or_else(|e| panic!("status of {name}: {e}"));
     }
-}
-
-/// A way from a namespace's loopback to the server's port; ends on drop.
-pub struct Way {
-    open: Arc<AtomicBool>,
-    ends: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Way {
-    pub fn new(from: &Namespace, port: u16) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listener = from.run(|| TcpListener::bind(address)).expect("a free port");
-        listener.set_nonblocking(true).expect("a listener");
-        let mut way = Self {
-            open: Arc::new(AtomicBool::new(true)),
-            ends: Arc::default(),
-            connections: Arc::default(),
-            thread: None,
-        };
-        let (open, ends, connections) = (way.open.clone(), way.ends.clone(), way.connections.clone());
-        let thread = std::thread::spawn(move || {
-            let mut pumps = Vec::new();
-            while !ends.load(Ordering::Relaxed) {
-                let Ok((near, _)) = listener.accept() else {
-                    std::thread::sleep(Duration::from_millis(5));
-                    continue;
-                };
-                near.set_nonblocking(false).expect("a stream");
-                let far = TcpStream::connect(address)
-                    .ok()
-                    .filter(|_| open.load(Ordering::Relaxed));
-                // Without a server the connection ends at once.
-                let Some(far) = far else { continue };
-                for stream in [&near, &far] {
-                    stream.set_nodelay(true).expect("a stream");
-                    let mut all = connections.lock().unwrap_or_else(PoisonError::into_inner);
-                    all.push(stream.try_clone().expect("a stream"));
-                }
-                let (near_again, far_again) = (near.try_clone(), far.try_clone());
-                pumps.push(pump(near, far));
-                pumps.push(pump(far_again.expect("a stream"), near_again.expect("a stream")));
-            }
-            for pump in pumps {
-                let _ = pump.join();
-            }
-        });
-        way.thread = Some(thread);
-        way
-    }
-
-    /// Cuts all connections, and takes new ones only after [`mend`](Self::mend).
-    pub fn cut(&self) {
-        self.open.store(false, Ordering::Relaxed);
-        let mut all = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        for stream in all.drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    pub fn mend(&self) {
-        self.open.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Way {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-        self.cut();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn pump(mut from: TcpStream, mut to: TcpStream) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(read) = from.read(&mut buffer) {
-            if read == 0 || to.write_all(&buffer[..read]).is_err() {
-                break;
-            }
-        }
-        let _ = to.shutdown(Shutdown::Both);
-        let _ = from.shutdown(Shutdown::Both);
-    })
 }

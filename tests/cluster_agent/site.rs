@@ -6,15 +6,16 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade::cni::protocol::{Answer, Command, Request};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::instance::{BINARY, Instance, get, metric};
+use crate::instance::{BINARY, Instance, PATIENCE, get, metric};
 use crate::netns::{Host, Layout, Pod};
-use crate::server::{Server, Way};
+use crate::server::Server;
+use crate::way::Way;
 
 pub const NODE: &str = "here";
 /// Each has a server and namespaces: one at a time, or the machine has no room.
@@ -85,7 +86,7 @@ impl Site {
     /// Starts it and does not wait.
     pub fn launch(&mut self) -> &mut Instance {
         assert!(self.instance.is_none(), "it runs already");
-        let kubeconfig = format!("KUBECONFIG={}", self.server.kubeconfig().display());
+        let kubeconfig = format!("KUBECONFIG={}", self.server.own_kubeconfig().display());
         let pins = format!("--pin-path={}", self.pins.display());
         let node = format!("--node-name={NODE}");
         let small = [
@@ -216,6 +217,17 @@ impl Site {
         self.change(&["applied: ", &format!("PolicyEndpoint shop/{name}")], |server| {
             server.put(endpoint)
         })
+    }
+
+    /// Waits until no watch fails any more. Where nothing happens in one, it takes a while to be sure.
+    pub fn until_watched(&mut self) {
+        let begun = Instant::now();
+        while self.metric("palisade_watches_failing", &[]) > 0.0 {
+            assert!(begun.elapsed() < 2 * PATIENCE, "the watches do not work");
+            self.instance().let_run(Duration::from_millis(100));
+        }
+        let problems = self.metric("palisade_problems", &[r#"source="cluster""#]);
+        assert_eq!(problems, 0.0);
     }
 
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {

@@ -5,7 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::PostParams;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Patch, PatchParams, PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::time::sleep;
@@ -142,6 +143,54 @@ async fn a_lease_with_null_fields_or_of_another_clock_heals() {
     }
     assert!(!instance.leads());
     instance.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_days_off_neither_ends_a_term_nor_makes_it_longer() {
+    let Some(server) = ApiServer::start_alone() else {
+        return;
+    };
+    let cluster = two_policies(&server).await;
+    let first = Instance::start(server.client().await, "first");
+    until("the first leads", || async { first.leads() }).await;
+    let second = Instance::start(server.client().await, "second");
+    let leases = cluster.of::<Lease>("kube-system");
+    // As if its clock were set again and again, or its holder's differed from all others'.
+    let renewed = |hours: i64| {
+        let leases = leases.clone();
+        async move {
+            let at = Timestamp::now() + SignedDuration::from_hours(hours);
+            let spec = json!({"spec": {"renewTime": format!("{at:.6}"), "acquireTime": format!("{at:.6}")}});
+            let patch = Patch::Merge(spec);
+            leases
+                .patch("palisade", &PatchParams::default(), &patch)
+                .await
+                .unwrap()
+        }
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * TTL {
+        for hours in [24, -24] {
+            renewed(hours).await;
+            sleep(TTL / 6).await;
+            assert!(first.leads() && !second.leads(), "{hours} hours");
+        }
+    }
+    assert_eq!(first.metrics.lease_errors.get(), 0);
+    first.kill().await;
+    let killed = Instant::now();
+    let lease = renewed(24).await;
+    until("the second leads", || async { second.leads() }).await;
+    let took = killed.elapsed();
+    assert!(took >= TTL && took <= TTL + Duration::from_secs(5), "{took:?}");
+    let transitions = lease.spec.unwrap().lease_transitions.unwrap_or_default();
+    let lease = leases.get("palisade").await.unwrap().spec.unwrap();
+    assert_eq!(lease.lease_transitions, Some(transitions + 1));
+    assert!(
+        lease.renew_time.unwrap().0 < Timestamp::now() + SignedDuration::from_mins(1),
+        "by its own clock"
+    );
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@
 mod api_server;
 mod cluster;
 mod election;
+mod faults;
 mod instance;
 mod publishing;
 mod traffic;

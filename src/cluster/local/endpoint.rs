@@ -109,11 +109,28 @@ fn policy_key(raw: &Raw, policy_ref: Option<&PolicyRef>) -> Arc<str> {
         .and_then(|owner| text(owner, "uid"))
         .filter(|uid| !uid.is_empty());
     match (uid, policy_ref) {
-        (Some(uid), _) => format!("{namespace}/uid/{uid}"),
-        (None, Some(policy)) => format!("{namespace}/policy/{}/{}", policy.namespace, policy.name),
-        (None, None) => format!("{namespace}/object/{}", raw.name()),
+        (Some(uid), _) => key_by_uid(namespace, &uid),
+        (None, Some(policy)) => key_by_name(namespace, &policy.namespace, &policy.name),
+        (None, None) => format!("{namespace}/object/{}", raw.name()).into(),
     }
-    .into()
+}
+
+/// The keys that objects of a policy may have, by the policy's own metadata.
+pub fn keys_of(policy: &ObjectMeta) -> [Arc<str>; 2] {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (namespace, name, uid) = (text(&policy.namespace), text(&policy.name), text(&policy.uid));
+    [
+        key_by_uid(&namespace, &uid),
+        key_by_name(&namespace, &namespace, &name),
+    ]
+}
+
+fn key_by_uid(namespace: &str, uid: &str) -> Arc<str> {
+    format!("{namespace}/uid/{uid}").into()
+}
+
+fn key_by_name(namespace: &str, of: &str, name: &str) -> Arc<str> {
+    format!("{namespace}/policy/{of}/{name}").into()
 }
 
 fn policy_ref(at: &Path<'_>, spec: &Fields, raw: &Raw, reader: &mut Reader) -> Result<PolicyRef, Bad> {

@@ -11,12 +11,13 @@ use tokio::time::{sleep, timeout};
 
 use super::raw::Raw;
 use crate::cluster::backoff::Backoff;
-use crate::cluster::watch::is_expired;
+use crate::cluster::refusal::{BUSY, is_busy, status_said, watch_status};
+use crate::cluster::watch::{SOUND, wants_a_list};
 
 /// After failures in a row. Healing must not take much longer than the fault; a request each ten seconds a watch is no burden.
-const RETRIES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+pub const RETRIES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// How long the next piece of a list may take.
-const LIST_PATIENCE: Duration = Duration::from_secs(30);
+pub const LIST_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the server keeps a watch open, in seconds: the shortest and the longest, so that not all end at once. The
 /// client refuses 295 and more.
 const WATCH_SECONDS: (u32, u32) = (220, 290);
@@ -35,13 +36,15 @@ struct Follow {
     listing: bool,
     retries: Backoff,
     wait: Option<Duration>,
+    /// It has failed, and nothing has come since.
+    failed: bool,
 }
 
-/// All that `api` and the selector of `config` cover. Never ends.
+/// All that `api` and the selector of `config` cover. Never ends. `None`: what had failed works again, and there is no news.
 pub fn follow(
     api: Api<Raw>,
     config: watcher::Config,
-) -> impl futures::Stream<Item = Result<Event<Raw>, Failure>> + Send + use<> {
+) -> impl futures::Stream<Item = Result<Option<Event<Raw>>, Failure>> + Send + use<> {
     let (shortest, longest) = WATCH_SECONDS;
     let config = config.timeout(shortest + (chance() % u64::from(longest - shortest)) as u32);
     let follow = Follow {
@@ -51,6 +54,7 @@ pub fn follow(
         listing: true,
         retries: RETRIES,
         wait: None,
+        failed: false,
     };
     unfold(follow, |mut follow| async move {
         let item = follow.next().await;
@@ -59,7 +63,7 @@ pub fn follow(
 }
 
 impl Follow {
-    async fn next(&mut self) -> Result<Event<Raw>, Failure> {
+    async fn next(&mut self) -> Result<Option<Event<Raw>>, Failure> {
         if let Some(wait) = self.wait {
             sleep(wait).await;
             self.wait = None;
@@ -69,15 +73,15 @@ impl Follow {
                 Ok(next) => next,
                 Err(_) => {
                     self.anew();
-                    return Err(self.failed(Failure {
-                        message: format!(
-                            "the list does not come: nothing for {} s",
-                            LIST_PATIENCE.as_secs()
-                        ),
-                        remedy: "see whether the API server answers; it is tried again until it does",
-                    }));
+                    return Err(self.failed(late()));
                 }
             }
+        } else if self.failed {
+            let Ok(next) = timeout(SOUND, self.events.next()).await else {
+                self.worked();
+                return Ok(None);
+            };
+            next
         } else {
             self.events.next().await
         };
@@ -90,15 +94,19 @@ impl Follow {
                 }
                 // A list begins whether or not the server answers.
                 if !matches!(event, Event::Init) {
-                    self.retries = RETRIES;
+                    self.worked();
                 }
-                Ok(event)
+                Ok(Some(event))
             }
             Some(Err(error)) => {
-                if is_expired(&error) {
+                if wants_a_list(&error) {
                     self.anew();
                 }
-                Err(self.failed(failure(&error)))
+                let failure = self.failed(failure(&error));
+                if is_busy(watch_status(&error)) {
+                    self.wait = self.wait.max(Some(BUSY));
+                }
+                Err(failure)
             }
             None => {
                 self.anew();
@@ -115,12 +123,22 @@ impl Follow {
         self.listing = true;
     }
 
+    fn worked(&mut self) {
+        self.retries = RETRIES;
+        self.failed = false;
+    }
+
     fn failed(&mut self, failure: Failure) -> Failure {
-        // Between half of it and all of it: nodes that lost the server together do not come back together.
-        let half = self.retries.next() / 2;
-        self.wait = Some(half + half.mul_f64((chance() % 1000) as f64 / 1000.0));
+        self.failed = true;
+        self.wait = Some(spread(self.retries.next()));
         failure
     }
+}
+
+/// Between half of it and all of it: nodes that lost the server together do not come back together.
+pub fn spread(wait: Duration) -> Duration {
+    let half = wait / 2;
+    half + half.mul_f64((chance() % 1000) as f64 / 1000.0)
 }
 
 /// A number that differs from watch to watch and from node to node.
@@ -128,16 +146,20 @@ fn chance() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-fn failure(error: &watcher::Error) -> Failure {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    let code = match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status))
-        | WatchError(status) => Some(status.code),
-        _ => None,
-    };
-    let remedy = match code {
+/// A list of which nothing came within [`LIST_PATIENCE`].
+pub fn late() -> Failure {
+    Failure {
+        message: format!(
+            "the list does not come: nothing for {} s",
+            LIST_PATIENCE.as_secs()
+        ),
+        remedy: "see whether the API server answers; it is tried again until it does",
+    }
+}
+
+pub fn failure(error: &watcher::Error) -> Failure {
+    let status = watch_status(error);
+    let remedy = match status.map(|status| status.code) {
         Some(401) => "give it a valid token: the ServiceAccount palisade of the namespace kube-system",
         Some(403) => "let the ServiceAccount list and watch it: apply the ClusterRole of manifests/",
         Some(404) => "install the resource: apply manifests/crds.yaml",
@@ -146,7 +168,7 @@ fn failure(error: &watcher::Error) -> Failure {
         _ => "see whether the API server answers; it is tried again until it does",
     };
     Failure {
-        message: chain(error),
+        message: status.map_or_else(|| chain(error), status_said),
         remedy,
     }
 }

@@ -4,15 +4,17 @@
 //! Pods are watched by `spec.nodeName`; PolicyEndpoints by a watch for each namespace that has a live pod here. A pod is
 //! handed over only when all policies of its namespace have been seen: until then it is better unknown than open.
 //! A server that does not answer, a list that breaks off, an object that cannot be read change nothing that is in force.
+//! Where the PolicyEndpoints of a policy are gone, it stays in force until its NetworkPolicy is gone too ([`orphans`]).
 
 mod endpoint;
 mod follow;
 mod mirror;
+mod orphans;
 mod pod;
 mod raw;
 mod sets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,9 +76,26 @@ pub struct Health {
 enum From {
     Pods,
     Namespace(Arc<str>, u64),
+    /// Which NetworkPolicies there are.
+    Policies(Arc<str>, u64),
 }
 
-type Message = (From, Result<Event<Raw>, Failure>);
+#[derive(Debug)]
+enum Said {
+    Event(Event<Raw>),
+    /// It works again, and has no news.
+    Works,
+    /// The keys of all policies of a namespace.
+    Policies(BTreeSet<Arc<str>>),
+}
+
+impl Said {
+    fn of(event: Option<Event<Raw>>) -> Self {
+        event.map_or(Self::Works, Self::Event)
+    }
+}
+
+type Message = (From, Result<Said, Failure>);
 
 /// What this node watches.
 pub struct Local {
@@ -102,7 +121,17 @@ struct Namespace {
     settled: bool,
     /// Since when it has no pod here.
     idle: Option<Instant>,
+    asked: Option<Asked>,
     _watch: DropGuard,
+}
+
+/// While policies of a namespace have lost their PolicyEndpoints: are they gone?
+struct Asked {
+    number: u64,
+    of: BTreeSet<Arc<str>>,
+    /// Those that are not, by the last answer.
+    there: BTreeSet<Arc<str>>,
+    _ask: DropGuard,
 }
 
 impl Local {
@@ -111,8 +140,8 @@ impl Local {
         let api: Api<Raw> = Api::all_with(client.clone(), &ApiResource::erase::<ApiPod>(&()));
         let fields = format!("spec.nodeName={node}");
         let mut events = SelectAll::new();
-        let pods =
-            follow::follow(api, watcher::Config::default().fields(&fields)).map(|event| (From::Pods, event));
+        let pods = follow::follow(api, watcher::Config::default().fields(&fields))
+            .map(|event| (From::Pods, event.map(Said::of)));
         events.push(pods.boxed());
         Self {
             client,
@@ -153,20 +182,20 @@ impl Local {
     fn take_at(&mut self, now: Instant) -> Update {
         let mut update = Update::default();
         let mut pods_changed = false;
-        for (from, event) in std::mem::take(&mut self.inbox) {
-            let event = match event {
-                Ok(event) => event,
+        for (from, said) in std::mem::take(&mut self.inbox) {
+            let said = match said {
+                Ok(said) => said,
                 Err(failure) => {
                     self.fail(from, failure);
                     continue;
                 }
             };
             // A list begins whether or not the server answers.
-            if !matches!(event, Event::Init) {
+            if !matches!(said, Said::Event(Event::Init)) {
                 self.failing.remove(&from);
             }
-            match from {
-                From::Pods => {
+            match (from, said) {
+                (From::Pods, Said::Event(event)) => {
                     let was_listed = self.pods.is_listed();
                     let id = |raw: &Raw| format!("{}/{}", raw.namespace(), raw.name()).into();
                     let differences = self.pods.take(event, id, |raw, _| pod::read(raw));
@@ -175,7 +204,7 @@ impl Local {
                         .objects
                         .extend(differences.iter().map(|d| shown("Pod", None, d)));
                 }
-                From::Namespace(name, number) => {
+                (From::Namespace(name, number), Said::Event(event)) => {
                     let namespace = self.namespaces.get_mut(&name);
                     let Some(namespace) = namespace.filter(|namespace| namespace.number == number) else {
                         continue;
@@ -185,6 +214,13 @@ impl Local {
                     let shown = differences.iter().map(|d| shown(kind, Some(&name), d));
                     update.objects.extend(shown);
                 }
+                (From::Policies(name, number), Said::Policies(there)) => {
+                    if let Some(namespace) = self.namespaces.get_mut(&name) {
+                        namespace.end_what_is_gone(number, &there, &mut update);
+                    }
+                }
+                // Each stream says its own.
+                _ => {}
             }
         }
         if pods_changed {
@@ -224,6 +260,7 @@ impl Local {
             object: match from {
                 From::Pods => "watch of the node's Pods".to_string(),
                 From::Namespace(name, _) => format!("watch of PolicyEndpoints in {name}"),
+                From::Policies(name, _) => format!("list of NetworkPolicies in {name}"),
             },
             field: String::new(),
             value: String::new(),
@@ -232,7 +269,8 @@ impl Local {
         });
         let endpoints = self.namespaces.values().flat_map(|n| n.endpoints.problems());
         let objects = self.pods.problems().chain(endpoints).cloned();
-        failing.chain(objects).collect()
+        let orphans = self.namespaces.values().flat_map(Namespace::orphans);
+        failing.chain(orphans).chain(objects).collect()
     }
 
     /// The API server's UID of the pod that kubelet knows by `uid`.
@@ -241,11 +279,15 @@ impl Local {
         self.pods.objects().find(ours).map(|local| &local.pod.uid)
     }
 
-    /// The first failure of a row is told; the others may differ in words that say nothing new.
+    /// The first failure of a row is told, and those that want another remedy than the one before; others may differ in words
+    /// that say nothing new.
     fn fail(&mut self, from: From, failure: Failure) {
         self.errors += 1;
         debug!(?from, ?failure, "a watch has failed");
-        self.failing.entry(from).or_insert(failure);
+        let told = self.failing.entry(from).or_insert_with(|| failure.clone());
+        if told.remedy != failure.remedy {
+            *told = failure;
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -279,7 +321,7 @@ impl Local {
         let end = CancellationToken::new();
         let from = From::Namespace(name.clone(), number);
         let events = follow::follow(api, watcher::Config::default().page_size(PAGE))
-            .map(move |event| (from.clone(), event))
+            .map(move |event| (from.clone(), event.map(Said::of)))
             .take_until(end.clone().cancelled_owned());
         self.events.push(events.boxed());
         self.namespaces.insert(
@@ -290,6 +332,7 @@ impl Local {
                 sets: Sets::default(),
                 settled: false,
                 idle: None,
+                asked: None,
                 _watch: end.drop_guard(),
             },
         );
@@ -304,9 +347,12 @@ impl Local {
             .collect();
         for name in ended {
             if let Some(namespace) = self.namespaces.remove(&name) {
-                self.failing.remove(&From::Namespace(name, namespace.number));
                 let gone = namespace.sets.in_force().map(|key| (key.clone(), None));
                 update.endpoints.extend(gone);
+                if let Some(asked) = &namespace.asked {
+                    self.failing.remove(&From::Policies(name.clone(), asked.number));
+                }
+                self.failing.remove(&From::Namespace(name, namespace.number));
             }
         }
         let mut settled = false;
@@ -315,13 +361,50 @@ impl Local {
             if !namespace.endpoints.is_listed() {
                 continue;
             }
-            update.endpoints.extend(namespace.sets.settle(now));
+            let changed = namespace.sets.settle(now).into_iter();
+            update
+                .endpoints
+                .extend(changed.map(|(key, objects)| (key, Some(objects))));
             if !namespace.settled && namespace.sets.is_settled() {
                 namespace.settled = true;
                 settled = true;
             }
         }
+        self.ask_for_orphans();
         settled
+    }
+
+    /// In each namespace where policies have lost their PolicyEndpoints; anew when more of them have.
+    fn ask_for_orphans(&mut self) {
+        for (name, namespace) in &mut self.namespaces {
+            let orphans = namespace.sets.orphans();
+            if let Some(asked) = &mut namespace.asked {
+                if !orphans.is_empty() && orphans.is_subset(&asked.of) {
+                    asked.of.retain(|key| orphans.contains(key));
+                    asked.there.retain(|key| orphans.contains(key));
+                    continue;
+                }
+                self.failing.remove(&From::Policies(name.clone(), asked.number));
+                namespace.asked = None;
+            }
+            if orphans.is_empty() {
+                continue;
+            }
+            let number = self.begun;
+            self.begun += 1;
+            let from = From::Policies(name.clone(), number);
+            let end = CancellationToken::new();
+            let answers = orphans::ask(self.client.clone(), name)
+                .map(move |there| (from.clone(), there.map(Said::Policies)))
+                .take_until(end.clone().cancelled_owned());
+            self.events.push(answers.boxed());
+            namespace.asked = Some(Asked {
+                number,
+                of: orphans.clone(),
+                there: BTreeSet::new(),
+                _ask: end.drop_guard(),
+            });
+        }
     }
 
     /// A pod that is not live needs no policies: its going is told at once.
@@ -372,6 +455,41 @@ impl Namespace {
             }
         }
         differences
+    }
+
+    /// `there`: the keys of all policies there are, as the ask of that number was answered.
+    fn end_what_is_gone(&mut self, number: u64, there: &BTreeSet<Arc<str>>, update: &mut Update) {
+        let Some(asked) = self.asked.as_mut().filter(|asked| asked.number == number) else {
+            return;
+        };
+        let (stay, gone): (BTreeSet<_>, BTreeSet<_>) =
+            (self.sets.orphans().iter().cloned()).partition(|key| there.contains(key));
+        asked.there = stay;
+        for key in gone {
+            let Some(objects) = self.sets.end(&key) else {
+                continue;
+            };
+            update.objects.extend(objects.iter().map(|object| {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+                format!("PolicyEndpoint {namespace}/{name} gone")
+            }));
+            update.endpoints.insert(key, None);
+        }
+    }
+
+    fn orphans(&self) -> impl Iterator<Item = Problem> {
+        let there = self.asked.iter().flat_map(|asked| &asked.there);
+        there.filter_map(|key| {
+            let policy = &self.sets.objects_in_force(key).first()?.spec.policy_ref;
+            Some(Problem {
+                object: format!("NetworkPolicy {}/{}", policy.namespace, policy.name),
+                field: String::new(),
+                value: String::new(),
+                message: "is there, but its PolicyEndpoints are gone; what is in force stays".into(),
+                remedy: "let a controller publish them: see which instance leads, and apply the CustomResourceDefinitions (palisade crds)".into(),
+            })
+        })
     }
 }
 

@@ -6,6 +6,8 @@
 //! - A policy in force whose slices are not a whole for a moment (one is split in two, the pod selector of one is already
 //!   the new one) stays as it was until they are, or until [`PATIENCE`] has passed.
 //! - A policy in force of which only a part was there follows each change at once: nothing whole is at stake.
+//! - A policy in force of which no object is left stays as it was until it is said that it has ended ([`Sets::end`]): whether
+//!   the policy itself is gone is for others to find out.
 //! - Objects that do not say which slice they are (of other publishers) are a whole whatever they are.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +21,8 @@ use crate::api::{PolicyEndpoint, PolicyEndpointSpec};
 /// How long a set may be incomplete before what is there counts.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The objects of one policy; `None`: the policy is gone.
-pub type Verdict = Option<Vec<Arc<PolicyEndpoint>>>;
+/// The objects of one policy.
+pub type Verdict = Vec<Arc<PolicyEndpoint>>;
 
 /// The policies of one namespace, by key.
 #[derive(Debug, Default)]
@@ -30,6 +32,7 @@ pub struct Sets {
     owners: BTreeMap<Arc<str>, Arc<str>>,
     touched: BTreeSet<Arc<str>>,
     waiting: BTreeMap<Arc<str>, Instant>,
+    orphans: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,13 +80,15 @@ impl Sets {
                 continue;
             };
             if set.objects.is_empty() {
-                let set = self.policies.remove(&key);
                 self.waiting.remove(&key);
-                if set.is_some_and(|set| set.in_force.is_some()) {
-                    changed.push((key, None));
+                if set.in_force.is_some() {
+                    self.orphans.insert(key);
+                } else {
+                    self.policies.remove(&key);
                 }
                 continue;
             }
+            self.orphans.remove(&key);
             let whole = is_whole(set.objects.values().map(|object| &object.spec));
             let at_stake = set.in_force.as_ref().is_none_or(|in_force| in_force.whole);
             if !whole && at_stake {
@@ -99,10 +104,29 @@ impl Sets {
                 whole,
             });
             if before.is_none_or(|before| before.objects != objects) {
-                changed.push((key, Some(objects)));
+                changed.push((key, objects));
             }
         }
         changed
+    }
+
+    /// The policies in force of which no object is left, as of the last [`settle`](Self::settle).
+    pub fn orphans(&self) -> &BTreeSet<Arc<str>> {
+        &self.orphans
+    }
+
+    /// What of a policy is in force.
+    pub fn objects_in_force(&self, key: &str) -> &[Arc<PolicyEndpoint>] {
+        let in_force = self.policies.get(key).and_then(|set| set.in_force.as_ref());
+        in_force.map_or(&[], |in_force| &in_force.objects)
+    }
+
+    /// An orphan's policy is gone. What was in force of it, unless it has objects again.
+    pub fn end(&mut self, key: &str) -> Option<Verdict> {
+        self.policies.get(key).filter(|set| set.objects.is_empty())?;
+        self.orphans.remove(key);
+        let set = self.policies.remove(key)?;
+        set.in_force.map(|in_force| in_force.objects)
     }
 
     /// When to [`settle`](Self::settle) though nothing has come.

@@ -39,15 +39,19 @@ impl World {
     }
 
     fn say(&mut self, from: &From, events: Vec<Event<Raw>>) -> Update {
-        let messages = events.into_iter().map(|event| (from.clone(), Ok(event)));
+        let messages = (events.into_iter()).map(|event| (from.clone(), Ok(Said::Event(event))));
         self.local.inbox.extend(messages);
         self.take()
     }
 
     fn fail(&mut self, from: &From, message: &str) -> Update {
+        self.fail_with(from, message, "wait")
+    }
+
+    fn fail_with(&mut self, from: &From, message: &str, remedy: &'static str) -> Update {
         let failure = Failure {
             message: message.into(),
-            remedy: "wait",
+            remedy,
         };
         self.local.inbox.push((from.clone(), Err(failure)));
         self.take()
@@ -73,6 +77,19 @@ impl World {
             };
         }
         update
+    }
+
+    /// The answer to the ask that there is now: the keys of the policies that are there.
+    fn answer(&mut self, namespace: &str, there: &[&str]) -> Update {
+        let from = self.ask(namespace);
+        let keys = there.iter().map(|key| (*key).into()).collect();
+        self.local.inbox.push((from, Ok(Said::Policies(keys))));
+        self.take()
+    }
+
+    fn ask(&self, namespace: &str) -> From {
+        let asked = self.local.namespaces[namespace].asked.as_ref();
+        From::Policies(namespace.into(), asked.expect("it is asked").number)
     }
 
     /// The watch of a namespace that there is now.
@@ -285,7 +302,12 @@ fn a_watch_that_fails_is_one_problem_until_it_works_and_changes_nothing() {
         failing: 1,
     };
     assert_eq!(world.local.health(), health);
-    world.say(&shop, listed(&[endpoint("web-1", None)]));
+    world.fail_with(&shop, "forbidden", "let it");
+    let problems = world.local.problems();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].message.starts_with("forbidden"), "{}", problems[0]);
+    world.local.inbox.push((shop, Ok(Said::Works)));
+    assert_eq!(world.take(), Update::default());
     assert_eq!(
         (world.local.problems(), world.local.health().failing),
         (vec![], 0)
@@ -306,4 +328,65 @@ fn an_object_that_cannot_be_read_wedges_nothing() {
     assert_eq!(world.local.problems().len(), 1);
     world.say(&shop, delete(nonsense));
     assert_eq!(world.local.problems(), []);
+}
+
+#[test]
+fn a_policy_without_endpoints_stays_in_force_while_it_is_there_itself() {
+    let mut world = World::with(&[pod("shop/web")]);
+    let shop = world.of("shop");
+    world.say(&shop, listed(&[endpoint("web-1", None)]));
+    assert_eq!(
+        world.say(&shop, delete(endpoint("web-1", None))).endpoints.len(),
+        0
+    );
+    let asked = world.ask("shop");
+    assert_eq!(world.fail(&asked, "forbidden"), Update::default());
+    assert_eq!(
+        world.local.problems()[0].object,
+        "list of NetworkPolicies in shop"
+    );
+    assert_eq!(world.answer("shop", &[WEB]), Update::default());
+    let problems = world.local.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].object, "NetworkPolicy shop/web");
+    let update = world.answer("shop", &["shop/policy/shop/other"]);
+    assert_eq!(update.endpoints, BTreeMap::from([(WEB.into(), None)]));
+    assert_eq!(update.objects, ["PolicyEndpoint shop/web-1 gone"]);
+    assert!(world.policies.is_empty());
+    assert_eq!(
+        (world.local.problems(), world.local.health().failing),
+        (vec![], 0)
+    );
+    assert!(world.local.namespaces["shop"].asked.is_none());
+}
+
+/// As after its CustomResourceDefinition was made anew.
+#[test]
+fn a_list_that_has_lost_everything_opens_nothing_before_it_is_known_that_the_policies_are_gone() {
+    let mut world = World::with(&[pod("shop/web")]);
+    let shop = world.of("shop");
+    let other = |name| {
+        let mut other = endpoint(name, None);
+        other["spec"]["policyRef"]["name"] = "other".into();
+        other
+    };
+    let whole = || listed(&[endpoint("web-1", None), other("other-1")]);
+    world.say(&shop, whole());
+    assert!(world.say(&shop, listed(&[])).is_empty());
+    let before = world.ask("shop");
+    world.say(&shop, apply(endpoint("web-1", None)));
+    assert_eq!(world.ask("shop"), before, "what it has lost less is known");
+    world.say(&shop, delete(endpoint("web-1", None)));
+    assert_ne!(world.ask("shop"), before, "what it has lost more is asked anew");
+    // The answer to the first came before the second was asked.
+    world
+        .local
+        .inbox
+        .push((before, Ok(Said::Policies(BTreeSet::new()))));
+    assert_eq!(world.take(), Update::default());
+    world.answer("shop", &[WEB]);
+    assert_eq!(world.policies.keys().collect::<Vec<_>>(), [WEB]);
+    world.say(&shop, whole());
+    assert_eq!(world.policies.len(), 2);
+    assert!(world.local.namespaces["shop"].asked.is_none() && world.local.problems().is_empty());
 }

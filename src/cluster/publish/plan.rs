@@ -179,6 +179,11 @@ impl Plan {
                 for id in gone.cloned().collect::<Vec<_>>() {
                     self.forget(&id);
                 }
+                // The server answers, and serves the kind: what has failed need wait no longer.
+                for (_, uid) in self.waiting.clone() {
+                    self.wait_no_longer(&uid);
+                    self.touch(&uid);
+                }
                 self.open = true;
             }
         }

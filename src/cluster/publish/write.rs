@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::endpoint::{CONDITION, Endpoint, Told};
@@ -19,7 +19,7 @@ use crate::api::{PolicyEndpoint, PolicyEndpointSpec};
 use crate::cluster::FIELD_MANAGER;
 use crate::cluster::leader::Term;
 use crate::cluster::metrics::Metrics;
-use crate::cluster::refusal::{is_of_a_dying_namespace, said};
+use crate::cluster::refusal::{BUSY, is_busy, is_of_a_dying_namespace, said, status_of};
 use crate::cluster::tree::Tree;
 use crate::model::ObjectId;
 
@@ -253,11 +253,18 @@ impl Writer {
     }
 }
 
-async fn within<T>(patience: Duration, request: impl Future<Output = T>) -> Result<T> {
-    match timeout(patience, request).await {
-        Ok(answer) => Ok(answer),
-        Err(_) => bail!("no answer within {patience:?}"),
+/// Who is turned away by a busy server keeps his place for a while, so that all the others are not turned away at once too.
+async fn within<T>(
+    patience: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<kube::Result<T>> {
+    let Ok(answer) = timeout(patience, request).await else {
+        bail!("no answer within {patience:?}");
+    };
+    if is_busy(answer.as_ref().err().and_then(status_of)) {
+        sleep(BUSY).await;
     }
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -116,3 +116,54 @@ async fn a_list_that_gets_no_answer_or_an_error_is_asked_for_again() {
     assert_eq!(events[events.len() - 2..], ["there shop/a", "done"]);
     assert_eq!(fake.asked().len(), 3);
 }
+
+#[tokio::test]
+async fn a_watch_that_works_again_without_any_news_is_told_to_work() {
+    let mut watches = 0;
+    let fake = Fake::new(move |asked| {
+        if !is_watch(asked) {
+            return list(json!([]));
+        }
+        watches += 1;
+        match watches {
+            1 | 2 => status(403, "Forbidden"),
+            _ => Answer::Never,
+        }
+    });
+    let mut watch = Watch::new(
+        Api::<Tree<NetworkPolicy>>::all(fake.client.clone()),
+        watcher::Config::default(),
+        Metrics::default(),
+    );
+    watch.sound = Duration::from_millis(200);
+    watch.next().await;
+    watch.next().await;
+    assert!(timeout(Duration::from_millis(800), watch.next()).await.is_err());
+    assert_eq!(watch.told, Some(Some(403)));
+    assert!(timeout(Duration::from_secs(2), watch.next()).await.is_err());
+    assert_eq!(watch.told, None, "it works");
+    assert_eq!(fake.asked().len(), 4);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_of_the_apis_makes_for_a_list_which_says_what_it_is() {
+    let mut served = true;
+    let fake = Fake::new(move |asked| {
+        let page = || Answer::Now(404, "404 page not found".into());
+        match (is_watch(asked), std::mem::take(&mut served)) {
+            (false, true) => list(json!([])),
+            _ => page(),
+        }
+    });
+    let mut watch = Watch::new(
+        Api::<Tree<NetworkPolicy>>::all(fake.client.clone()),
+        watcher::Config::default(),
+        Metrics::default(),
+    );
+    for _ in 0..3 {
+        assert!(matches!(watch.next().await, Event::Init | Event::InitDone));
+    }
+    assert!(watch.listing);
+    assert!(timeout(Duration::from_millis(700), watch.next()).await.is_err());
+    assert_eq!(watch.told, Some(Some(404)));
+}

@@ -108,6 +108,26 @@ fn objects_of_the_system_that_is_replaced_are_read() {
 }
 
 #[test]
+fn the_keys_of_a_policy_are_those_that_its_objects_have() {
+    let metadata = |uid: &str| ObjectMeta {
+        namespace: Some("shop".into()),
+        name: Some("web".into()),
+        uid: Some(uid.into()),
+        ..ObjectMeta::default()
+    };
+    let owned = |uid: &str| {
+        let owner = json!([{"kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1", "name": "web", "uid": uid}]);
+        let metadata = json!({"namespace": "shop", "name": "web-1", "ownerReferences": owner});
+        let object = raw(json!({"metadata": metadata, "spec": good()}));
+        read(&object, None).object.policy
+    };
+    let unowned = read(&with_spec(good()), None).object.policy;
+    assert!(keys_of(&metadata("one")).contains(&owned("one")));
+    assert!(keys_of(&metadata("one")).contains(&unowned));
+    assert!(!keys_of(&metadata("another")).contains(&owned("one")));
+}
+
+#[test]
 fn no_object_joins_a_policy_of_another_namespace() {
     let object = |namespace: &str| {
         let mut spec = good();

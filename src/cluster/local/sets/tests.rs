@@ -63,12 +63,7 @@ impl World {
             std::net::IpAddr::V6(_) => unreachable!("made from IPv4"),
         };
         for (policy, objects) in self.sets.settle(self.now) {
-            match objects {
-                Some(objects) => self
-                    .in_force
-                    .insert(policy.to_string(), objects.iter().map(content).collect()),
-                None => self.in_force.remove(&*policy),
-            };
+            (self.in_force).insert(policy.to_string(), objects.iter().map(content).collect());
         }
         self.in_force.get("web").cloned()
     }
@@ -168,16 +163,50 @@ fn slices_that_disagree_on_whom_they_select_are_no_whole() {
 }
 
 #[test]
-fn a_policy_whose_objects_all_go_is_gone_at_once() {
+fn a_policy_whose_objects_all_go_stays_until_it_is_said_to_have_ended() {
     let mut world = World::new();
     world.put("left", 2, Some((0, 2)));
     world.put("right", 3, Some((1, 2)));
     world.after(0);
     world.remove("left");
     assert_eq!(world.after(0), Some(vec![2, 3]));
+    assert_eq!(world.sets.end("web"), None, "it has an object");
     world.remove("right");
-    assert_eq!(world.after(0), None);
+    assert_eq!(world.after(60_000), Some(vec![2, 3]));
+    assert!(world.sets.orphans().contains("web"));
+    assert_eq!(world.sets.deadline(), None);
+    assert_eq!(world.sets.end("web").map(|objects| objects.len()), Some(2));
     assert_eq!(world.sets.in_force().count(), 0);
+    assert!(world.sets.orphans().is_empty());
+    world.put("left", 5, None);
+    assert_eq!(world.after(0), Some(vec![5]), "one of the same name begins anew");
+}
+
+#[test]
+fn a_policy_whose_objects_come_back_one_by_one_stays_as_it_was_until_they_are_whole() {
+    let mut world = World::new();
+    world.put("left", 2, Some((0, 2)));
+    world.put("right", 3, Some((1, 2)));
+    world.after(0);
+    world.remove("left");
+    world.remove("right");
+    world.after(0);
+    world.put("left", 4, Some((0, 2)));
+    assert_eq!(world.sets.end("web"), None, "it has one again");
+    assert_eq!(world.after(0), Some(vec![2, 3]));
+    assert!(world.sets.orphans().is_empty());
+    world.put("right", 5, Some((1, 2)));
+    assert_eq!(world.after(0), Some(vec![4, 5]));
+}
+
+#[test]
+fn a_policy_that_never_counted_leaves_nothing_behind() {
+    let mut world = World::new();
+    world.put("left", 2, Some((0, 2)));
+    assert_eq!(world.after(0), None);
+    world.remove("left");
+    assert_eq!(world.after(2_000), None);
+    assert!(world.sets.orphans().is_empty() && world.sets.is_settled());
     assert_eq!(world.sets.deadline(), None);
 }
 

@@ -297,3 +297,24 @@ fn a_problem_is_told_on_the_first_slice_and_cleared() {
     assert!(told.resolved && told.message.is_empty());
     assert_eq!(world.plan.policies_with_problems(), 0);
 }
+
+#[test]
+fn what_has_failed_is_tried_at_once_when_the_api_server_lists_again() {
+    let mut world = World::open();
+    let now = Instant::now();
+    world.plan.want(&uid(), Some(slices(1)), &[]);
+    for _ in 0..10 {
+        let at = world.plan.wakes().unwrap_or(now);
+        let job = world.plan.next(at).unwrap();
+        let failed = Outcome {
+            failed: true,
+            ..Outcome::default()
+        };
+        world.plan.done(&job.policy, failed, at);
+    }
+    assert!(world.next().is_none(), "it waits");
+    world.plan.see(Event::Init);
+    assert!(world.next().is_none());
+    world.plan.see(Event::InitDone);
+    assert_eq!((world.settle(), world.plan.wakes()), ((1, 0), None));
+}
