@@ -125,6 +125,7 @@ fn seen(port: u16, rule: Option<RuleInfo>) -> Seen {
             protocol: 6,
             direction: Direction::Ingress,
             allowed,
+            audited: false,
             reason: match rule {
                 Some(_) => Reason::Policy,
                 None => Reason::Spoofed,
