@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Kubectl, Question};
-use self::agent::{RawAsk, RawFlowKeeping, RawKubectl};
+use self::agent::{RawAsk, RawFlowKeeping, RawKubectl, RawSocket};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
 use clap_complete::Shell;
@@ -108,6 +108,7 @@ pub struct Clean {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uninstall {
     pub pin_path: PathBuf,
+    pub api_socket: PathBuf,
     pub cni: install::Config,
 }
 
@@ -405,6 +406,8 @@ struct RawUninstall {
     pin_path: RawPinPath,
     #[command(flatten)]
     cni_paths: RawCniPaths,
+    #[command(flatten)]
+    api_socket: RawSocket,
 }
 
 #[derive(Debug, Args)]
@@ -442,8 +445,13 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
-            Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
+            Self::Uninstall(RawUninstall {
+                pin_path,
+                cni_paths,
+                api_socket,
+            }) => Command::Uninstall(Uninstall {
                 pin_path: pin_path.checked(),
+                api_socket: api_socket.checked(),
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),

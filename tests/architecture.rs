@@ -42,7 +42,7 @@ const IMPURE_STD: [&str; 15] = [
 ];
 
 /// Modules that never import each other.
-const STRANGERS: [(&str, &str); 10] = [
+const STRANGERS: [(&str, &str); 20] = [
     ("cni", "bpf"),
     ("cni", "cluster"),
     ("cni", "node"),
@@ -53,6 +53,16 @@ const STRANGERS: [(&str, &str); 10] = [
     ("observe", "bpf"),
     ("observe", "cluster"),
     ("observe", "node"),
+    ("introspect", "app"),
+    ("introspect", "cli"),
+    ("introspect", "cluster"),
+    ("introspect", "files"),
+    ("introspect", "node"),
+    ("introspect", "resolve"),
+    ("bpf", "introspect"),
+    ("cluster", "introspect"),
+    ("node", "introspect"),
+    ("observe", "introspect"),
 ];
 
 #[test]

@@ -77,7 +77,7 @@ pub enum FlowOutput {
 }
 
 #[derive(Debug, Args)]
-struct RawSocket {
+pub(super) struct RawSocket {
     /// Unix socket on which the agent answers
     #[arg(long, value_name = "PATH", env = "PALISADE_API_SOCKET", default_value = introspect::SOCKET)]
     api_socket: PathBuf,
@@ -398,7 +398,7 @@ impl RawBugreport {
 }
 
 impl RawSocket {
-    fn checked(self) -> PathBuf {
+    pub(super) fn checked(self) -> PathBuf {
         let Self { api_socket } = self;
         api_socket
     }

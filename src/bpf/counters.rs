@@ -148,7 +148,7 @@ impl CounterReader {
 
     /// Each rule and isolation by its counters index.
     pub(super) fn by_index(&self) -> impl Iterator<Item = (u32, &RuleInfo)> {
-        self.rules.iter().map(|(_, index, info)| (*index, info))
+        self.places.rules.iter().map(|(_, index, info)| (*index, info))
     }
 
     /// How full the maps were when it was made.

@@ -142,10 +142,10 @@ impl Counters for Scrape {
         let rules = reader
             .rules()
             .filter_map(|(key, info)| Some(sample_of(info, *rules.get(&key)?)));
-        let closed = closed.into_iter().map(|(account, count)| match account.allowed {
-            true => sample(account, Rule::Removed, count),
-            // Of what was denied there is no rule to name in the first place.
-            false => sample(account, Rule::Unnamed, count),
+        let closed = closed.into_iter().map(|(account, count)| match account.verdict {
+            Verdict::Allowed => sample(account, Rule::Removed, count),
+            // Of what was, or would be, denied there is no rule to name in the first place.
+            Verdict::Dropped | Verdict::Audited => sample(account, Rule::Unnamed, count),
         });
         reasons.chain(rules).chain(closed).collect()
     }

@@ -17,6 +17,7 @@ mod server;
 mod site;
 mod way;
 
+mod asked;
 mod definitions;
 mod faults;
 mod latency;
