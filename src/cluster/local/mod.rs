@@ -81,6 +81,7 @@ enum From {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are events, and none stays")]
 enum Said {
     Event(Event<Raw>),
     /// It works again, and has no news.
