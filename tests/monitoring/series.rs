@@ -103,6 +103,7 @@ fn node(policies: u16, pods: u8) -> Node {
             finished: false,
             created: None,
             source_prefixes: Vec::new(),
+            log_allowed: false,
         })
         .collect();
     let Compiled { image, problems } = compile(&endpoints, &pods.iter().collect::<Vec<_>>());
