@@ -74,6 +74,8 @@ static __always_inline void trace_established(struct __sk_buff *skb, const struc
 	s->trace.steps |= TRACE_ESTABLISHED | TRACE_POD;
 	s->word[INGRESS] = pod->direction[INGRESS];
 	s->word[EGRESS] = pod->direction[EGRESS];
+	s->audited_by[INGRESS] = pod->audited_by[INGRESS];
+	s->audited_by[EGRESS] = pod->audited_by[EGRESS];
 	s->epoch = epoch;
 	s->now = now;
 	s->slot = ct->slot;
@@ -141,11 +143,17 @@ static __always_inline int trace_wants(const struct trace_filter *f, const struc
 	       (trace_wants_flow(f, &t->headers) || (t->steps & TRACE_QUOTED && trace_wants_flow(f, &t->quoted)));
 }
 
+/* Of a known flow too whether only an audit lets it pass, which is not news to begin(). */
 static __always_inline __u8 outcome_of(const struct scene *s)
 {
 	if (s->dropped)
 		return OUTCOME_DROPPED;
-	return s->audited ? OUTCOME_AUDITED : OUTCOME_ALLOWED;
+	if (s->audited)
+		return OUTCOME_AUDITED;
+	if (!(s->trace.steps & TRACE_POD) || s->counter < COUNTER_FIRST)
+		return OUTCOME_ALLOWED;
+	return s->counter == s->audited_by[INGRESS] || s->counter == s->audited_by[EGRESS] ? OUTCOME_AUDITED :
+											     OUTCOME_ALLOWED;
 }
 
 /* Tells of packet[0] what is asked for, until enough is told. */

@@ -155,7 +155,7 @@ impl Kernel {
             .collect()
     }
 
-    fn attach_program(&self, ifindex: u32, direction: Direction) -> Result<()> {
+    pub(super) fn attach_program(&self, ifindex: u32, direction: Direction) -> Result<()> {
         let attached = if self.tcx {
             self.attach_tcx(ifindex, hook(direction))
         } else {
@@ -171,14 +171,14 @@ impl Kernel {
     }
 
     fn attach_tcx(&self, ifindex: u32, hook: Hook) -> Result<()> {
-        let program = self.program(direction(hook));
+        let (program, wanted) = self.wanted(ifindex, direction(hook));
         let path = self.pins.link(ifindex, hook);
         match sys::open_pin(&path) {
             Ok(link) => {
                 let info = sys::tcx_info(link.as_fd())?;
                 match info {
                     Some(info) if info.ifindex == ifindex && info.hook == Some(hook) => {
-                        if info.program != self.program_ids[direction(hook) as usize] {
+                        if info.program != wanted {
                             sys::link_update(link.as_fd(), program)?;
                         }
                         return Ok(());
@@ -198,8 +198,7 @@ impl Kernel {
     }
 
     fn attach_clsact(&self, ifindex: u32, hook: Hook) -> Result<()> {
-        let program = self.program(direction(hook));
-        let wanted = self.program_ids[direction(hook) as usize];
+        let (program, wanted) = self.wanted(ifindex, direction(hook));
         if filter(ifindex, hook)?.is_none_or(|id| id != wanted) {
             sys::clsact_create(ifindex)
                 .context("cannot add a clsact qdisc (is sch_ingress there? modprobe sch_ingress)")?;

@@ -15,6 +15,7 @@ use super::pins::Pins;
 use super::predecessor::Predecessor;
 use super::steps::Written;
 use super::tables::Maps;
+use super::trace::Tracing;
 use super::{abi, attach, capability, clean, sys, types};
 use crate::compile::{Image, RuleInfo};
 use crate::model::Direction;
@@ -37,6 +38,8 @@ pub struct Kernel {
     pub(super) opened: Opened,
     /// How many changes there have been.
     pub(super) changes: u64,
+    /// Other programs, on some interfaces, for a while.
+    pub(super) tracing: Option<Tracing>,
 }
 
 /// What opening found and did.
@@ -110,6 +113,7 @@ impl Kernel {
                 notices,
             },
             changes: 0,
+            tracing: None,
         };
         kernel.set_control();
         kernel.adopt_attachments()?;
