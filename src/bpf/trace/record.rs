@@ -285,7 +285,11 @@ impl Headers {
             _ => None,
         };
         let fragment = Fragment {
-            id: u32::from_be(raw.id_be),
+            id: match raw.family {
+                // 16 bits, as they stand in the header.
+                4 => u16::from_be(raw.id_be as u16).into(),
+                _ => u32::from_be(raw.id_be),
+            },
             offset: if u32::from(raw.fragment) == abi::FRAGMENT_LATER {
                 raw.fragment_offset
             } else {
