@@ -2,6 +2,7 @@
 //!
 //! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
 
+mod agent;
 mod cluster;
 mod help;
 
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::agent::{Ask, FlowOutput, Flows, Question};
+use self::agent::{RawFlowKeeping, RawFlows};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
@@ -27,6 +30,8 @@ pub enum Command {
     Matrix(Matrix),
     Clean(Clean),
     Uninstall(Uninstall),
+    /// `palisade flows`, and the others that ask the running agent.
+    Ask(Ask),
     /// `palisade crds`.
     Crds,
 }
@@ -39,6 +44,7 @@ pub struct Run {
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
     pub log_format: LogFormat,
+    pub flows: Flows,
 }
 
 /// What says what is enforced.
@@ -137,6 +143,9 @@ enum RawCommand {
     /// Say for all pairs of pods which may reach which
     #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
+    /// Show packets that were denied, or allowed where that is asked for, as this node's agent saw them
+    #[command(after_help = help::FLOWS)]
+    Flows(RawFlows),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -241,6 +250,8 @@ struct RawRun {
     abi_version: u32,
     #[command(flatten)]
     cluster: RawCluster,
+    #[command(flatten)]
+    flows: RawFlowKeeping,
     #[command(flatten)]
     capacity: RawCapacity,
 }
@@ -372,6 +383,7 @@ impl RawCommand {
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
+            Self::Flows(raw) => Command::Ask(raw.checked()),
             Self::Crds => Command::Crds,
         })
     }
@@ -410,6 +422,7 @@ impl RawRun {
             attach,
             cluster,
             abi_version,
+            flows,
             capacity,
         } = self;
         Ok(Run {
@@ -431,6 +444,7 @@ impl RawRun {
             },
             listen,
             log_format,
+            flows: flows.checked(),
         })
     }
 }

@@ -31,7 +31,9 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Ask(_) | Command::Crds => {
+            true
+        }
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -51,6 +53,7 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Check(question) => answer(|out| cli::check(&question, out)),
         Command::Explain(question) => answer(|out| cli::explain(&question, out)),
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
+        Command::Ask(question) => answer(|out| cli::ask(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
         Command::Uninstall(uninstall) => {

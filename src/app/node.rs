@@ -1,7 +1,7 @@
 //! The loop of a node, whatever says what is wanted: a folder or an API server.
 //!
 //! In: changes of the source, links and routes, packets that the programs report, pods that the CNI plugin asks to secure.
-//! Out: the kernel at what is wanted, log lines, metrics, readiness.
+//! Out: the kernel at what is wanted, log lines, metrics, readiness, and what there is to tell to whoever asks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -14,9 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::flows;
+use super::flows::Numbers;
 use super::secured::Secured;
 use crate::bpf::{Event, EventReader, Settled};
+use crate::introspect::{Known, Loser, Reporter};
 use crate::model::Problem;
 use crate::node::{Agent, Enforced, Secure, Wanted, Why};
 use crate::observe::{Metrics, Unready};
@@ -58,6 +59,8 @@ pub struct Taken {
     pub problems: Vec<(&'static str, Vec<Problem>)>,
     /// Not all is known that was in force before: nothing is to be written yet.
     pub incomplete: bool,
+    /// Whose addresses there are, as far as it differs.
+    pub known: Vec<Known>,
 }
 
 /// What the loop runs on.
@@ -68,6 +71,8 @@ pub struct Node<S> {
     pub agent: Agent,
     pub events: mpsc::Receiver<Event>,
     pub reader: EventReader,
+    /// To whoever asks this node about itself.
+    pub report: Reporter,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
     /// What stands in the way of the CNI plugin.
@@ -95,7 +100,8 @@ impl<S: Source> Node<S> {
         let mut problems = Problems::default();
         let mut tick = interval(RETRY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut first, mut incomplete, mut retry, mut lost) = (true, true, false, 0);
+        let (mut first, mut incomplete, mut retry) = (true, true, false);
+        let (mut numbers, mut lost) = (Numbers::default(), Lost::default());
         let (mut tidy_at, mut settling) = (None::<Instant>, None::<JoinHandle<Settled>>);
         loop {
             let mut news = News::default();
@@ -144,7 +150,7 @@ impl<S: Source> Node<S> {
                     news.why.pods = true;
                 }
                 Some(event) = self.events.recv() => {
-                    flows::log(self.agent.kernel(), &event);
+                    self.report.seen(numbers.seen(self.agent.kernel(), event));
                     continue;
                 }
             }
@@ -153,6 +159,7 @@ impl<S: Source> Node<S> {
             if changed {
                 let taken = self.source.take(&mut wanted);
                 problems.replace(taken.problems);
+                self.report.known(taken.known);
                 news.why.pods |= taken.pods;
                 news.objects = taken.objects;
                 incomplete = taken.incomplete;
@@ -170,6 +177,7 @@ impl<S: Source> Node<S> {
             }
             first = false;
             let enforced = self.agent.enforce(&wanted, news.why).await?;
+            numbers.forget();
             let took = begun.elapsed();
             secured.answer(&self.agent, &enforced);
             retry = enforced.retry;
@@ -197,11 +205,34 @@ impl<S: Source> Node<S> {
         self.reader.stop()
     }
 
-    fn count_lost(&self, lost: &mut u64) {
-        let now = self.agent.kernel().events_lost().unwrap_or(*lost) + self.reader.refused();
-        self.metrics.events_lost.inc_by(now.saturating_sub(*lost));
-        *lost = now.max(*lost);
+    fn count_lost(&self, lost: &mut Lost) {
+        for (by, before, now) in [
+            (
+                Loser::Kernel,
+                &mut lost.by_kernel,
+                self.agent.kernel().events_lost().ok(),
+            ),
+            (Loser::Agent, &mut lost.by_agent, Some(self.reader.refused())),
+        ] {
+            let Some(now) = now else { continue };
+            self.metrics
+                .events_lost
+                .inc_by(now.saturating_sub(before.unwrap_or(0)));
+            // The kernel's count outlives this process: what was lost before is not ours to tell.
+            let more = now.saturating_sub(before.unwrap_or(now));
+            if more > 0 {
+                self.report.lost(more, by);
+            }
+            *before = Some(now);
+        }
     }
+}
+
+/// Events lost so far; `None`: not counted yet.
+#[derive(Debug, Default)]
+struct Lost {
+    by_kernel: Option<u64>,
+    by_agent: Option<u64>,
 }
 
 /// The end of a wait that is under way.

@@ -5,7 +5,7 @@ pub(super) const COMMON: &str = "\
 Exit codes:
   0  done; for check: no problem found
   1  check: problems found; run, clean, uninstall: failed
-  2  wrong usage, or the folder cannot be read
+  2  wrong usage, the folder cannot be read, or no agent answers
 
 Environment:
   PALISADE_LOG  what is logged to stderr, as in info or palisade::node=debug (default: info)
@@ -79,3 +79,20 @@ pub(super) const CLEAN: &str = "\
 Works after a crash too. Where nothing is left, it does nothing.
 
 Exit codes: 0 nothing is left; 1 something could not be removed; 2 wrong usage.";
+
+pub(super) const FLOWS: &str = "\
+Asks the agent of this node; `kubectl palisade flows` asks those of all nodes. What is shown is the first packet of a flow, or
+each packet that is denied, as far as the agent reports them (`palisade run --events-per-second`); a line says how many were lost.
+
+Examples:
+  palisade flows --follow --verdict denied
+  palisade flows --pod shop/web-0 --direction ingress --port 8080 -o wide
+  palisade flows --reason isolation --policy default-deny --last 1000 -o json
+
+JSON, one object a line:
+  {\"type\":\"flow\",\"time\",\"node\",\"verdict\",\"direction\",\"reason\",\"pod\",\"ifindex\",\"policies\",\"rule\",\"source\",\"destination\",
+   \"protocol\",\"tcpFlags\",\"icmpType\",\"length\"}
+  source and destination are {\"address\",\"port\",\"pod\",\"service\"}; what a packet does not have, or nobody knows, is left out
+  {\"type\":\"lost\",\"time\",\"node\",\"lost\",\"by\"}: so many were not seen, by the kernel, the agent or this reader
+
+Exit codes: 0 answered; 2 wrong usage, no such pod, namespace or policy, or no agent answers.";

@@ -155,7 +155,7 @@ impl Kernel {
             .collect()
     }
 
-    pub(super) fn attach_program(&self, ifindex: u32, direction: Direction) -> Result<()> {
+    pub(super) fn attach_program(&mut self, ifindex: u32, direction: Direction) -> Result<()> {
         let attached = if self.tcx {
             self.attach_tcx(ifindex, hook(direction))
         } else {
@@ -170,14 +170,14 @@ impl Kernel {
         })
     }
 
-    fn attach_tcx(&self, ifindex: u32, hook: Hook) -> Result<()> {
-        let (program, wanted) = self.wanted(ifindex, direction(hook));
+    fn attach_tcx(&mut self, ifindex: u32, hook: Hook) -> Result<()> {
         let path = self.pins.link(ifindex, hook);
         match sys::open_pin(&path) {
             Ok(link) => {
                 let info = sys::tcx_info(link.as_fd())?;
                 match info {
                     Some(info) if info.ifindex == ifindex && info.hook == Some(hook) => {
+                        let (program, wanted) = self.wanted(ifindex, direction(hook));
                         if info.program != wanted {
                             sys::link_update(link.as_fd(), program)?;
                         }
@@ -190,7 +190,10 @@ impl Kernel {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let link = sys::tcx_attach(program, ifindex, hook)?;
+        let link = match self.redeem(ifindex, hook)? {
+            Some(link) => link,
+            None => sys::tcx_attach(self.wanted(ifindex, direction(hook)).0, ifindex, hook)?,
+        };
         replace_pin(&link, &path)?;
         // One that an earlier run left with the other kind would judge, and count, everything twice.
         detach_filter(ifindex, hook)?;

@@ -123,6 +123,33 @@ pub(super) fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> i
     owned(unsafe { raw::bpf_link_create(program.as_raw_fd(), ifindex, hook.tcx(), &options) })
 }
 
+/// To what is attached after it.
+const TCX_NEXT: i32 = -1;
+
+/// A program for tcx that lets everything pass on to what is attached after it.
+pub(super) fn passing_program() -> io::Result<OwnedFd> {
+    let instruction = |code: u32, imm| raw::bpf_insn {
+        code: code as u8,
+        imm,
+        ..Default::default()
+    };
+    let instructions = [
+        instruction(raw::BPF_ALU64 | raw::BPF_MOV | raw::BPF_K, TCX_NEXT),
+        instruction(raw::BPF_JMP | raw::BPF_EXIT, 0),
+    ];
+    // SAFETY: NUL-terminated strings and instructions that outlive the call; null options are the defaults.
+    owned(unsafe {
+        raw::bpf_prog_load(
+            raw::BPF_PROG_TYPE_SCHED_CLS,
+            c"placeholder".as_ptr(),
+            c"Dual BSD/GPL".as_ptr(),
+            instructions.as_ptr(),
+            instructions.len() as _,
+            std::ptr::null_mut(),
+        )
+    })
+}
+
 /// Swaps a link's program in place; no packet goes unjudged meanwhile.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: two open descriptors; null options are the defaults.

@@ -219,14 +219,11 @@ impl Kernel {
     }
 
     /// Has those programs stand at some interfaces that should.
-    fn exchange_programs(&self, which: impl Fn(&Self, u32) -> bool) -> Result<()> {
+    fn exchange_programs(&mut self, which: impl Fn(&Self, u32) -> bool) -> Result<()> {
+        let mut interfaces: Vec<u32> = self.mirror.interfaces.keys().copied().collect();
+        interfaces.retain(|ifindex| which(self, *ifindex));
         let mut result = Ok(());
-        for &ifindex in self
-            .mirror
-            .interfaces
-            .keys()
-            .filter(|ifindex| which(self, **ifindex))
-        {
+        for ifindex in interfaces {
             for direction in Direction::ALL {
                 match self.attach_program(ifindex, direction) {
                     Err(error) if interface_name(ifindex).is_some() => result = result.and(Err(error)),

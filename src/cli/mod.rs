@@ -3,6 +3,7 @@
 //! In: checked arguments and a folder. Out: an answer on the writer given, text or JSON; warnings about the folder on
 //! standard error. Nothing here touches a kernel: the verdicts are those of [`compile::eval`](crate::compile::eval).
 
+mod agent;
 mod check;
 mod cluster;
 mod escape;
@@ -13,6 +14,7 @@ mod traffic;
 
 use std::io::{self, Write};
 
+pub use agent::ask;
 pub use check::{Report, check};
 pub use escape::escape;
 pub use explain::{

@@ -13,6 +13,7 @@ mod site;
 mod audit;
 mod capacity;
 mod edits;
+mod flows;
 mod lifetimes;
 mod node;
 mod packets;

@@ -1,0 +1,195 @@
+//! Flags of what a running agent answers about itself, and of the commands that ask it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use crate::introspect::{self, Destination, File, Filter, FlowQuery, Name, Verdict, reasons};
+use crate::model::Direction;
+
+/// What `run` keeps of flows, and where it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flows {
+    pub socket: PathBuf,
+    /// Records that are held.
+    pub held: usize,
+    /// Where records are written too.
+    pub log: Option<Destination>,
+}
+
+/// A question to the agent of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub socket: PathBuf,
+    pub question: Question,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    Flows(FlowQuery, FlowOutput),
+}
+
+/// How flows are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FlowOutput {
+    /// One line a packet, with names
+    #[default]
+    Text,
+    /// Also node, addresses, flags, length and interface
+    Wide,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct RawSocket {
+    /// Unix socket on which the agent answers
+    #[arg(long, value_name = "PATH", env = "PALISADE_API_SOCKET", default_value = introspect::SOCKET)]
+    api_socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What it answers")]
+pub(super) struct RawFlowKeeping {
+    #[command(flatten)]
+    socket: RawSocket,
+    /// Packets that palisade flows can still show
+    #[arg(long, value_name = "COUNT", env = "PALISADE_FLOWS_HELD", default_value_t = introspect::FLOWS, value_parser = held)]
+    flows_held: usize,
+    /// File that packets are written to too, as JSON lines; - for standard output
+    #[arg(long, value_name = "FILE", env = "PALISADE_FLOW_LOG")]
+    flow_log: Option<PathBuf>,
+    /// Size at which the file of packets makes room for a new one, in bytes
+    #[arg(long, value_name = "BYTES", env = "PALISADE_FLOW_LOG_MAX_BYTES", default_value_t = 10 << 20, value_parser = clap::value_parser!(u64).range(4096..))]
+    flow_log_max_bytes: u64,
+    /// Old files of packets that are kept: FILE.1 is the newest
+    #[arg(long, value_name = "COUNT", env = "PALISADE_FLOW_LOG_FILES", default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=100))]
+    flow_log_files: u8,
+}
+
+/// Each takes some 500 bytes.
+fn held(text: &str) -> Result<usize, String> {
+    let count: usize = text.parse().map_err(|_| "no number".to_string())?;
+    match count {
+        0..=1_000_000 => Ok(count),
+        _ => Err("more than 1000000".into()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RawFlows {
+    #[command(flatten)]
+    socket: RawSocket,
+    /// Go on with those that come
+    #[arg(short, long)]
+    follow: bool,
+    /// Show this many of those that are held [default: 100; with --follow: 10]
+    #[arg(short, long, value_name = "COUNT")]
+    last: Option<usize>,
+    /// Only where this pod is judged, or at either end: NAMESPACE/NAME, or NAME in any namespace
+    #[arg(long, value_name = "POD")]
+    pod: Option<Name>,
+    /// Only where a pod or Service of this namespace is judged, or at either end
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only those with this verdict
+    #[arg(long, value_parser = Verdict::ALL.map(Verdict::as_str))]
+    verdict: Option<String>,
+    /// Only those that this policy allows, or helps to isolate from: NAMESPACE/NAME, or NAME in any namespace
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Name>,
+    /// Only those of this direction, as the pod that is judged sees it
+    #[arg(long, value_parser = Direction::ALL.map(Direction::field))]
+    direction: Option<String>,
+    /// Only those to this port
+    #[arg(long)]
+    port: Option<u16>,
+    /// Only those with this reason
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(reasons()))]
+    reason: Option<String>,
+    /// How they are written
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "PALISADE_OUTPUT",
+        default_value_t
+    )]
+    output: FlowOutput,
+}
+
+impl RawSocket {
+    fn checked(self) -> PathBuf {
+        let Self { api_socket } = self;
+        api_socket
+    }
+}
+
+impl RawFlowKeeping {
+    pub(super) fn checked(self) -> Flows {
+        let Self {
+            socket,
+            flows_held,
+            flow_log,
+            flow_log_max_bytes,
+            flow_log_files,
+        } = self;
+        Flows {
+            socket: socket.checked(),
+            held: flows_held,
+            log: flow_log.map(|path| match path.as_os_str() == "-" {
+                true => Destination::StandardOutput,
+                false => Destination::File(File {
+                    path,
+                    max_bytes: flow_log_max_bytes,
+                    keep: flow_log_files.into(),
+                }),
+            }),
+        }
+    }
+}
+
+/// What `--follow` shows of what was before.
+const LAST_FOLLOWED: usize = 10;
+
+impl RawFlows {
+    pub(super) fn checked(self) -> Ask {
+        let Self {
+            socket,
+            follow,
+            last,
+            pod,
+            namespace,
+            verdict,
+            policy,
+            direction,
+            port,
+            reason,
+            output,
+        } = self;
+        let filter = Filter {
+            pod,
+            namespace: namespace.map(Arc::from),
+            verdict: Verdict::ALL
+                .into_iter()
+                .find(|known| verdict.as_deref() == Some(known.as_str())),
+            policy,
+            direction: Direction::ALL
+                .into_iter()
+                .find(|known| direction.as_deref() == Some(known.field())),
+            port,
+            reason: reason.map(Arc::from),
+        };
+        let query = FlowQuery {
+            last: last.or(follow.then_some(LAST_FOLLOWED)),
+            follow,
+            filter,
+        };
+        Ask {
+            socket: socket.checked(),
+            question: Question::Flows(query, output),
+        }
+    }
+}
