@@ -5,6 +5,7 @@
 mod agent;
 mod cluster;
 mod help;
+mod trace;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,6 +18,8 @@ pub use self::agent::{Ask, FlowOutput, Flows, Question};
 use self::agent::{RawFlowKeeping, RawFlows};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
+use self::trace::RawTrace;
+pub use self::trace::TraceOutput;
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
@@ -146,6 +149,9 @@ enum RawCommand {
     /// Show packets that were denied, or allowed where that is asked for, as this node's agent saw them
     #[command(after_help = help::FLOWS)]
     Flows(RawFlows),
+    /// Follow packets through the programs of this node, step by step, for a bounded time
+    #[command(after_help = help::TRACE)]
+    Trace(RawTrace),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -384,6 +390,7 @@ impl RawCommand {
                 cni: cni_paths.checked(Mode::Strict),
             }),
             Self::Flows(raw) => Command::Ask(raw.checked()),
+            Self::Trace(raw) => Command::Ask(raw.checked()),
             Self::Crds => Command::Crds,
         })
     }

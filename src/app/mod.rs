@@ -5,6 +5,7 @@ mod flows;
 mod node;
 mod secured;
 mod standalone;
+mod traces;
 
 use std::future::Future;
 use std::io::Write;
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 use self::api_server::ApiServer;
 use self::node::{Node, Source};
 use self::standalone::Standalone;
+use self::traces::Traces;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
 use crate::cluster::{self, connection, controller, local};
@@ -40,6 +42,8 @@ use crate::observe::{self, Counters, Metrics, Readiness};
 const REQUESTS: usize = 64;
 /// How long what blocks may take to end.
 const END: Duration = Duration::from_secs(2);
+/// Requests for traces that wait for the loop; there is one trace at a time.
+const TRACES: usize = 8;
 /// What keeps an instance from being ready, as /readyz names it.
 const IN_FORCE: &str = "the policies in force";
 
@@ -218,7 +222,11 @@ impl Parts {
 
     /// The parts that answer about this node, and the end that tells them. Enforcing does not depend on them: where they cannot
     /// work, that is logged.
-    fn introspection(&mut self, node: Arc<str>, flows: args::Flows) -> Result<introspect::Reporter> {
+    fn introspection(
+        &mut self,
+        node: Arc<str>,
+        flows: args::Flows,
+    ) -> Result<(introspect::Reporter, Traces)> {
         let args::Flows { socket, held, log } = flows;
         let (report, recorder, answers) = introspect::new(node, held);
         self.add("flow recorder", recorder.run(self.shutdown.clone()));
@@ -226,11 +234,12 @@ impl Parts {
             let log = introspect::FlowLog::open(&destination, &answers)?;
             self.add("flow log", log.run(self.shutdown.clone()));
         }
-        match introspect::Server::bind(&socket, answers) {
+        let (ask, asked) = mpsc::channel(TRACES);
+        match introspect::Server::bind(&socket, answers.with_traces(ask)) {
             Ok(server) => self.add("API socket", server.run(self.shutdown.clone())),
-            Err(error) => warn!("palisade flows will not be answered: {error:#}"),
+            Err(error) => warn!("palisade flows and palisade trace will not be answered: {error:#}"),
         }
-        Ok(report)
+        Ok((report, Traces::new(asked)))
     }
 
     /// The parts that enforce what `source` says, and what is counted in the kernel.
@@ -255,7 +264,7 @@ impl Parts {
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
         let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let report = self.introspection(node.into(), flows)?;
+        let (report, traces) = self.introspection(node.into(), flows)?;
         let mut agent = Agent::new(kernel, links, self.metrics.clone());
         if cni.is_some() {
             agent.expect_pods()?;
@@ -268,6 +277,7 @@ impl Parts {
             events,
             reader,
             report,
+            traces,
             secure,
             cni: problems,
             metrics: self.metrics.clone(),

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::flows::Numbers;
 use super::secured::Secured;
+use super::traces::Traces;
 use crate::bpf::{Event, EventReader, Settled};
 use crate::introspect::{Known, Loser, Reporter};
 use crate::model::Problem;
@@ -75,6 +76,8 @@ pub struct Node<S> {
     pub report: Reporter,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
+    /// Who follows packets, and how far it is.
+    pub traces: Traces,
     /// What stands in the way of the CNI plugin.
     pub cni: watch::Receiver<Vec<Problem>>,
     pub metrics: Metrics,
@@ -153,6 +156,10 @@ impl<S: Source> Node<S> {
                     self.report.seen(numbers.seen(self.agent.kernel(), event));
                     continue;
                 }
+                step = self.traces.next() => {
+                    self.traces.take(step, &mut self.agent);
+                    continue;
+                }
             }
             let begun = Instant::now();
             let mut due = !changed && !asked;
@@ -202,6 +209,7 @@ impl<S: Source> Node<S> {
             problems.replace(vec![("node", enforced.problems)]);
             self.metrics.set_problems(problems.report());
         }
+        self.traces.stop(&mut self.agent);
         self.reader.stop()
     }
 

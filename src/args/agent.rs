@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use crate::introspect::{self, Destination, File, Filter, FlowQuery, Name, Verdict, reasons};
+use super::trace::TraceOutput;
+use crate::introspect::{self, Destination, File, Filter, FlowQuery, Name, TraceQuery, Verdict, reasons};
 use crate::model::Direction;
 
 /// What `run` keeps of flows, and where it answers.
@@ -28,6 +29,7 @@ pub struct Ask {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     Flows(FlowQuery, FlowOutput),
+    Trace(TraceQuery, TraceOutput),
 }
 
 /// How flows are written.
@@ -43,7 +45,7 @@ pub enum FlowOutput {
 }
 
 #[derive(Debug, Args)]
-struct RawSocket {
+pub(super) struct RawSocket {
     /// Unix socket on which the agent answers
     #[arg(long, value_name = "PATH", env = "PALISADE_API_SOCKET", default_value = introspect::SOCKET)]
     api_socket: PathBuf,
@@ -121,7 +123,7 @@ pub(super) struct RawFlows {
 }
 
 impl RawSocket {
-    fn checked(self) -> PathBuf {
+    pub(super) fn checked(self) -> PathBuf {
         let Self { api_socket } = self;
         api_socket
     }

@@ -172,6 +172,15 @@ impl EventReader {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
+    /// Ends the thread, once it has read all there is; events that were read but not taken.
+    ///
+    /// # Errors
+    /// What had ended it before.
+    pub fn drain(mut self) -> Result<u64> {
+        self.end()?;
+        Ok(self.refused())
+    }
+
     /// Ends the thread.
     ///
     /// # Errors

@@ -16,10 +16,12 @@ mod recorder;
 mod server;
 mod snapshot;
 mod spelling;
+mod trace;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
 pub use answer::Refusal;
 pub use book::Known;
@@ -31,6 +33,10 @@ use journal::Journal;
 pub use recorder::{Recorder, Reporter, Seen};
 pub use server::Server;
 pub use snapshot::Snapshot;
+pub use trace::{
+    Asked, By, Conntrack, Ended, Following, PACKETS, Packet, PacketHeaders, PartOf, Question, Table,
+    TraceEnd, TraceLine, TraceQuery, Why,
+};
 
 /// Where the agent answers.
 pub const SOCKET: &str = "/run/palisade/api.sock";
@@ -43,6 +49,18 @@ pub struct Answers {
     pub(self) node: Arc<str>,
     pub(self) journal: Arc<Journal>,
     pub(self) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// To the loop.
+    pub(self) traces: Option<mpsc::Sender<Asked>>,
+}
+
+impl Answers {
+    /// Traces too, by what this asks.
+    pub fn with_traces(self, traces: mpsc::Sender<Asked>) -> Self {
+        Self {
+            traces: Some(traces),
+            ..self
+        }
+    }
 }
 
 /// The three ends: what the loop tells, what records it, and what is answered from. `node` is what this node is called; `flows`
@@ -55,6 +73,7 @@ pub fn new(node: Arc<str>, flows: usize) -> (Reporter, Recorder, Answers) {
         node,
         journal,
         snapshot,
+        traces: None,
     };
     (reporter, recorder, answers)
 }

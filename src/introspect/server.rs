@@ -1,6 +1,7 @@
 //! The HTTP server on the unix socket.
 //!
 //! `GET /v1/flows?last=&follow=&pod=&namespace=&verdict=&policy=&direction=&port=&reason=`: one JSON record a line, oldest first.
+//! `GET /v1/trace?pod=&source=&destination=&port=&protocol=&reason=&verdict=&for=&packets=`: one JSON line a packet, then why it ended.
 //! What cannot be answered is `{"status", "error", "remedy"}`.
 
 use std::io;
@@ -31,6 +32,7 @@ use super::Answers;
 use super::answer::Refusal;
 use super::filter::{Filter, FlowQuery, LAST};
 use super::flow::{Loser, Lost, Record};
+use super::trace;
 use crate::socket;
 
 /// Readers that follow at once.
@@ -50,8 +52,8 @@ pub struct Server {
     answers: Answers,
 }
 
-struct Seen {
-    answers: Answers,
+pub(super) struct Seen {
+    pub answers: Answers,
     followers: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl Server {
         });
         let router = Router::new()
             .route("/v1/flows", get(flows))
+            .route("/v1/trace", get(trace::trace))
             .fallback(async || Refusal::missing("there is no such path", "is the agent of another version?"))
             .with_state(seen);
         info!(socket = %path.display(), "answering palisade flows");

@@ -1,7 +1,8 @@
-//! What the running agent of this node answers: `flows`. In: checked arguments. Out: the answer on the writer given, each name in it
+//! What the running agent of this node answers: `flows`, `trace`. In: checked arguments. Out: the answer on the writer given, each name in it
 //! safe for a terminal.
 
 mod flows;
+mod trace;
 
 use std::io::Write;
 
@@ -24,6 +25,7 @@ pub fn ask(ask: &Ask, out: &mut dyn Write) -> Result<Outcome> {
     runtime.block_on(async {
         match &ask.question {
             Question::Flows(query, output) => flows::flows(&client, query, *output, out).await,
+            Question::Trace(query, output) => trace::trace(&client, query, *output, out).await,
         }
     })?;
     Ok(Outcome::Done)
