@@ -86,16 +86,17 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
                     |&p: &usize| parts[p].subject.isolates(direction) && parts[p].enforcement == enforcement;
                 selected.iter().copied().filter(isolates).collect()
             };
-            // With those in audit, what is enforced could only allow more: their rules do not count.
-            let mut isolating_parts = isolating(Enforcement::Enforce);
-            let audited = isolating_parts.is_empty();
-            if audited {
-                isolating_parts = isolating(Enforcement::Audit);
-            }
-            if isolating_parts.is_empty() {
+            let enforced = isolating(Enforcement::Enforce);
+            let audited = enforced.is_empty();
+            // Beside what is enforced, policies in audit could only allow more, which they must not.
+            let isolating = if audited {
+                isolating(Enforcement::Audit)
+            } else {
+                enforced
+            };
+            if isolating.is_empty() {
                 return None;
             }
-            let isolating = isolating_parts;
             let spans = || isolating.iter().map(|p| &spans[p][direction as usize]);
             let dependent = spans().any(|s| s.depends_on_pod);
             let circumstances = Circumstances {
