@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub use self::agent::{Ask, FlowOutput, Flows, Question};
-use self::agent::{RawFlowKeeping, RawFlows};
+pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Question};
+use self::agent::{RawBugreport, RawConntrack, RawFlowKeeping, RawFlows, RawPlain, RawPods, RawPolicies};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
 use self::trace::RawTrace;
@@ -146,12 +146,33 @@ enum RawCommand {
     /// Say for all pairs of pods which may reach which
     #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
+    /// Say how this node's agent is: what it enforces, what it waits for, what is wrong
+    #[command(after_help = help::STATUS)]
+    Status(RawPlain),
     /// Show packets that were denied, or allowed where that is asked for, as this node's agent saw them
     #[command(after_help = help::FLOWS)]
     Flows(RawFlows),
     /// Follow packets through the programs of this node, step by step, for a bounded time
     #[command(after_help = help::TRACE)]
     Trace(RawTrace),
+    /// Show the pods that are enforced on this node, and which policies isolate them
+    #[command(after_help = help::PODS)]
+    Pods(RawPods),
+    /// Show the policies that concern this node, whom they isolate here, and what they allowed and denied
+    #[command(after_help = help::POLICIES)]
+    Policies(RawPolicies),
+    /// Show the flows that this node's kernel tracks
+    #[command(after_help = help::CONNTRACK)]
+    Conntrack(RawConntrack),
+    /// Show the kernel's maps, how full they are, and which flag makes them larger
+    #[command(after_help = help::MAPS)]
+    Maps(RawPlain),
+    /// Show the kernel's programs and the interfaces that have them
+    #[command(after_help = help::PROGS)]
+    Progs(RawPlain),
+    /// Put all that this node's agent tells into one archive
+    #[command(after_help = help::BUGREPORT)]
+    Bugreport(RawBugreport),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -389,8 +410,15 @@ impl RawCommand {
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
+            Self::Status(raw) => Command::Ask(raw.checked(Question::Status)),
             Self::Flows(raw) => Command::Ask(raw.checked()),
             Self::Trace(raw) => Command::Ask(raw.checked()),
+            Self::Pods(raw) => Command::Ask(raw.checked()),
+            Self::Policies(raw) => Command::Ask(raw.checked()),
+            Self::Conntrack(raw) => Command::Ask(raw.checked()),
+            Self::Maps(raw) => Command::Ask(raw.checked(Question::Maps)),
+            Self::Progs(raw) => Command::Ask(raw.checked(Question::Programs)),
+            Self::Bugreport(raw) => Command::Ask(raw.checked()),
             Self::Crds => Command::Crds,
         })
     }

@@ -10,20 +10,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade::bpf::{Event, Reason};
+use palisade::bpf::{Event, Kernel, Reason};
 use palisade::compile::RuleInfo;
 use palisade::introspect::{
-    self, Answers, Client, Filter, FlowQuery, Known, Lines, Loser, Record, Refusal, Reporter, Seen, Server,
-    Verdict,
+    self, Agent, Answers, Client, Filter, FlowQuery, Known, Lines, Loser, Record, Refusal, Reporter, Seen,
+    Server, Verdict,
 };
 use palisade::model::{Direction, ObjectId, Pod, RuleId};
+use palisade::observe::Readiness;
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+mod kernel_support;
 mod netns;
+
+use kernel_support::Pins;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -32,17 +36,35 @@ struct Site {
     reporter: Reporter,
     shutdown: CancellationToken,
     running: JoinSet<anyhow::Result<()>>,
+    pins: Pins,
+}
+
+/// An agent whose kernel side nobody changes.
+fn agent(pins: &Pins) -> Agent {
+    let kernel = Kernel::open(&pins.config()).expect("a kernel side");
+    Agent {
+        node: "here".into(),
+        source: "a folder".into(),
+        metrics: "127.0.0.1:9810".parse().expect("an address"),
+        inspector: kernel.inspector().expect("an inspector"),
+        adopted: false,
+        notices: Vec::new(),
+        readiness: Readiness::default(),
+        leader: None,
+    }
 }
 
 impl Site {
     fn new() -> Self {
         let home = tempfile::tempdir().expect("a folder");
-        let (reporter, recorder, answers) = introspect::new("here".into(), 100);
+        let pins = Pins::new();
+        let (reporter, recorder, answers) = introspect::new(agent(&pins), 100);
         let mut site = Self {
             home,
             reporter,
             shutdown: CancellationToken::new(),
             running: JoinSet::new(),
+            pins,
         };
         site.running.spawn(recorder.run(site.shutdown.clone()));
         site.serve(answers);
@@ -394,7 +416,7 @@ async fn the_socket_is_roots_replaces_a_stale_one_and_spares_one_that_answers() 
     let folder = fs::metadata(socket.parent().expect("a folder")).expect("the folder");
     assert_eq!(folder.mode() & 0o777, 0o700);
 
-    let (_, _, answers) = introspect::new("another".into(), 1);
+    let (_, _, answers) = introspect::new(agent(&site.pins), 1);
     let refused = Server::bind(&socket, answers.clone()).err().expect("it is taken");
     assert!(refused.to_string().contains("--api-socket"), "{refused:#}");
     site.client()
@@ -428,7 +450,7 @@ async fn the_socket_is_roots_replaces_a_stale_one_and_spares_one_that_answers() 
         "{gone:#}"
     );
     fs::write(&socket, "a file").expect("written");
-    let (_, _, answers) = introspect::new("another".into(), 1);
+    let (_, _, answers) = introspect::new(agent(&site.pins), 1);
     let refused = Server::bind(&socket, answers).err().expect("a file is there");
     assert!(
         format!("{refused:#}").contains("no socket; remove it"),

@@ -8,7 +8,7 @@ use super::node::{Source, Taken};
 use super::standalone::place;
 use crate::cluster;
 use crate::cluster::local::{Local, Update};
-use crate::introspect::Known;
+use crate::introspect::{Known, Watches};
 use crate::node::Wanted;
 use crate::observe::Metrics;
 
@@ -65,6 +65,15 @@ impl Source for ApiServer {
         if self.local.is_synced() && self.local.health().failing == 0 {
             self.metrics.synced_now();
         }
+    }
+
+    fn watches(&self) -> Option<Watches> {
+        let health = self.local.health();
+        Some(Watches {
+            watches: health.watches,
+            failing: health.failing,
+            errors: health.errors,
+        })
     }
 
     fn uid_of(&self, uid: &str) -> Option<Arc<str>> {

@@ -4,6 +4,7 @@ mod api_server;
 mod flows;
 mod node;
 mod secured;
+mod shown;
 mod standalone;
 mod traces;
 
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 
 use self::api_server::ApiServer;
 use self::node::{Node, Source};
+use self::shown::Shown;
 use self::standalone::Standalone;
 use self::traces::Traces;
 use crate::args;
@@ -126,13 +128,15 @@ async fn supervise(run: args::Run) -> Result<()> {
                     node: host_name(),
                     name: folder.display().to_string(),
                     cni: None,
+                    controller: false,
+                    listen,
                     flows,
                 },
                 source,
                 &kernel,
             )?)
         }
-        args::From::Cluster(cluster) => parts.cluster(cluster, flows, &kernel).await?,
+        args::From::Cluster(cluster) => parts.cluster(cluster, listen, flows, &kernel).await?,
     };
     let enforces = serving.is_some();
     parts.serve(listen, serving).await?;
@@ -176,6 +180,7 @@ impl Parts {
     async fn cluster(
         &mut self,
         part: args::Cluster,
+        listen: SocketAddr,
         flows: args::Flows,
         kernel: &Config,
     ) -> Result<Option<Arc<dyn Counters>>> {
@@ -193,6 +198,8 @@ impl Parts {
                     node: node.name.clone(),
                     name: format!("node {}", node.name),
                     cni: node.cni.clone(),
+                    controller,
+                    listen,
                     flows,
                 };
                 Some(self.enforce(part, source, kernel)?)
@@ -224,11 +231,11 @@ impl Parts {
     /// work, that is logged.
     fn introspection(
         &mut self,
-        node: Arc<str>,
+        agent: introspect::Agent,
         flows: args::Flows,
     ) -> Result<(introspect::Reporter, Traces)> {
         let args::Flows { socket, held, log } = flows;
-        let (report, recorder, answers) = introspect::new(node, held);
+        let (report, recorder, answers) = introspect::new(agent, held);
         self.add("flow recorder", recorder.run(self.shutdown.clone()));
         if let Some(destination) = log {
             let log = introspect::FlowLog::open(&destination, &answers)?;
@@ -237,7 +244,7 @@ impl Parts {
         let (ask, asked) = mpsc::channel(TRACES);
         match introspect::Server::bind(&socket, answers.with_traces(ask)) {
             Ok(server) => self.add("API socket", server.run(self.shutdown.clone())),
-            Err(error) => warn!("palisade flows and palisade trace will not be answered: {error:#}"),
+            Err(error) => warn!("palisade status, flows, trace and others will not be answered: {error:#}"),
         }
         Ok((report, Traces::new(asked)))
     }
@@ -253,6 +260,8 @@ impl Parts {
             node,
             name,
             cni,
+            controller,
+            listen,
             flows,
         } = part;
         let kernel = Kernel::open(config)?;
@@ -264,7 +273,19 @@ impl Parts {
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
         let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let (report, traces) = self.introspection(node.into(), flows)?;
+        let (report, traces) = self.introspection(
+            introspect::Agent {
+                node: node.into(),
+                source: name.clone(),
+                metrics: listen,
+                inspector: kernel.inspector()?,
+                adopted: kernel.opened().adopted,
+                notices: kernel.opened().notices.clone(),
+                readiness: self.readiness.clone(),
+                leader: controller.then(|| self.cluster.leader.clone()),
+            },
+            flows,
+        )?;
         let mut agent = Agent::new(kernel, links, self.metrics.clone());
         if cni.is_some() {
             agent.expect_pods()?;
@@ -276,7 +297,7 @@ impl Parts {
             agent,
             events,
             reader,
-            report,
+            shown: Shown::new(report),
             traces,
             secure,
             cni: problems,
@@ -328,6 +349,10 @@ struct Part {
     /// What the log calls what is enforced.
     name: String,
     cni: Option<install::Config>,
+    /// Whether it takes part in the election, too.
+    controller: bool,
+    /// Where /metrics answers.
+    listen: SocketAddr,
     flows: args::Flows,
 }
 

@@ -16,9 +16,10 @@ use tracing::{info, warn};
 
 use super::flows::Numbers;
 use super::secured::Secured;
+use super::shown::Shown;
 use super::traces::Traces;
 use crate::bpf::{Event, EventReader, Settled};
-use crate::introspect::{Known, Loser, Reporter};
+use crate::introspect::{Known, Loser, Watches};
 use crate::model::Problem;
 use crate::node::{Agent, Enforced, Secure, Wanted, Why};
 use crate::observe::{Metrics, Unready};
@@ -42,6 +43,11 @@ pub trait Source: Send {
 
     /// Once a second, for what is only to be counted.
     fn tick(&mut self) {}
+
+    /// How the watches are that it has, if it has any.
+    fn watches(&self) -> Option<Watches> {
+        None
+    }
 
     /// The pod that kubelet knows by this UID, by the UID that `wanted` has it under.
     fn uid_of(&self, uid: &str) -> Option<std::sync::Arc<str>>;
@@ -73,7 +79,7 @@ pub struct Node<S> {
     pub events: mpsc::Receiver<Event>,
     pub reader: EventReader,
     /// To whoever asks this node about itself.
-    pub report: Reporter,
+    pub shown: Shown,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
     /// Who follows packets, and how far it is.
@@ -125,7 +131,7 @@ impl<S: Source> Node<S> {
                 }
                 Ok(()) = self.cni.changed() => {
                     problems.replace(vec![("cni", self.cni.borrow_and_update().clone())]);
-                    self.metrics.set_problems(problems.report());
+                    self.tell(&mut problems);
                     continue;
                 }
                 moved = self.agent.links_changed() => {
@@ -141,19 +147,23 @@ impl<S: Source> Node<S> {
                 settled = ended(&mut settling), if settling.is_some() => {
                     settling = None;
                     // If it comes too late, the change that was faster has set the next time.
-                    self.agent.tidy(&settled?);
+                    if self.agent.tidy(&settled?) {
+                        numbers.forget();
+                        self.shown.tidied(&self.agent);
+                    }
                     continue;
                 }
                 _ = tick.tick() => {
                     self.count_lost(&mut lost);
                     self.source.tick();
+                    self.shown.state(incomplete, secured.waiting(), self.source.watches());
                     if !retry && !secured.is_waiting() {
                         continue;
                     }
                     news.why.pods = true;
                 }
                 Some(event) = self.events.recv() => {
-                    self.report.seen(numbers.seen(self.agent.kernel(), event));
+                    self.shown.report.seen(numbers.seen(self.agent.kernel(), event));
                     continue;
                 }
                 step = self.traces.next() => {
@@ -162,27 +172,27 @@ impl<S: Source> Node<S> {
                 }
             }
             let begun = Instant::now();
-            let mut due = !changed && !asked;
+            let (mut due, mut policies) = (!changed && !asked, false);
             if changed {
                 let taken = self.source.take(&mut wanted);
                 problems.replace(taken.problems);
-                self.report.known(taken.known);
+                self.shown.report.known(taken.known);
                 news.why.pods |= taken.pods;
                 news.objects = taken.objects;
                 incomplete = taken.incomplete;
                 due = taken.news;
+                policies = taken.news;
             }
             if incomplete {
                 secured.give_up_who_is_late("the API server has not told yet what concerns this node");
-                self.metrics.set_problems(problems.report());
+                self.tell(&mut problems);
                 continue;
             }
             news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
             if !due && !news.why.pods {
-                self.metrics.set_problems(problems.report());
+                self.tell(&mut problems);
                 continue;
             }
-            first = false;
             let enforced = self.agent.enforce(&wanted, news.why).await?;
             numbers.forget();
             let took = begun.elapsed();
@@ -206,11 +216,20 @@ impl<S: Source> Node<S> {
                     "in force: {}", self.name
                 );
             }
+            // What came while not all was known counts from the first change on.
+            let policies = std::mem::take(&mut first) | policies;
+            self.shown
+                .enforced(&self.agent, &wanted, policies, &enforced, took);
             problems.replace(vec![("node", enforced.problems)]);
-            self.metrics.set_problems(problems.report());
+            self.tell(&mut problems);
         }
         self.traces.stop(&mut self.agent);
         self.reader.stop()
+    }
+
+    fn tell(&mut self, problems: &mut Problems) {
+        self.metrics.set_problems(problems.report());
+        self.shown.problems(&problems.told);
     }
 
     fn count_lost(&self, lost: &mut Lost) {
@@ -229,7 +248,7 @@ impl<S: Source> Node<S> {
             // The kernel's count outlives this process: what was lost before is not ours to tell.
             let more = now.saturating_sub(before.unwrap_or(now));
             if more > 0 {
-                self.report.lost(more, by);
+                self.shown.report.lost(more, by);
             }
             *before = Some(now);
         }

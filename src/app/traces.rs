@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::bpf::{EventReader, Named, Trace, TraceCounts, TracePrograms, Traced};
-use crate::introspect::{Asked, Ended, Following, Why};
+use crate::introspect::trace::{Asked, Ended, Following, Why};
 use crate::node::Agent;
 
 /// Records that wait for the loop, or for the reader; what comes on top is lost, and counted.

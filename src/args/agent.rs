@@ -6,7 +6,11 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use super::trace::TraceOutput;
-use crate::introspect::{self, Destination, File, Filter, FlowQuery, Name, TraceQuery, Verdict, reasons};
+use crate::introspect::trace::TraceQuery;
+use crate::introspect::{
+    self, CONNTRACK, ConntrackQuery, Destination, File, Filter, FlowQuery, Name, ObjectQuery, Verdict,
+    reasons,
+};
 use crate::model::Direction;
 
 /// What `run` keeps of flows, and where it answers.
@@ -30,6 +34,23 @@ pub struct Ask {
 pub enum Question {
     Flows(FlowQuery, FlowOutput),
     Trace(TraceQuery, TraceOutput),
+    Status(DataOutput),
+    Pods(ObjectQuery, DataOutput),
+    Policies(ObjectQuery, DataOutput),
+    Maps(DataOutput),
+    Programs(DataOutput),
+    Conntrack(ConntrackQuery, DataOutput),
+    /// Where the archive goes; `None`: a name of its own in the current folder.
+    Bugreport(Option<PathBuf>),
+}
+
+/// How an answer of one piece is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DataOutput {
+    #[default]
+    Text,
+    Json,
+    Yaml,
 }
 
 /// How flows are written.
@@ -120,6 +141,155 @@ pub(super) struct RawFlows {
         default_value_t
     )]
     output: FlowOutput,
+}
+
+#[derive(Debug, Args)]
+struct RawData {
+    #[command(flatten)]
+    socket: RawSocket,
+    /// How the answer is written
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "PALISADE_OUTPUT",
+        default_value_t
+    )]
+    output: DataOutput,
+}
+
+/// `status`, `maps`, `progs`.
+#[derive(Debug, Args)]
+pub(super) struct RawPlain {
+    #[command(flatten)]
+    data: RawData,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RawPods {
+    /// Only this pod: NAMESPACE/NAME, or NAME in any namespace
+    #[arg(value_name = "POD")]
+    name: Option<Name>,
+    /// Only those of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    data: RawData,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RawPolicies {
+    /// Only this policy: NAMESPACE/NAME, or NAME in any namespace
+    #[arg(value_name = "POLICY")]
+    name: Option<Name>,
+    /// Only those of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    #[command(flatten)]
+    data: RawData,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RawConntrack {
+    /// Show this many at most
+    #[arg(long, value_name = "COUNT", default_value_t = CONNTRACK)]
+    limit: usize,
+    /// Only flows of this pod: NAMESPACE/NAME, or NAME in any namespace
+    #[arg(long, value_name = "POD")]
+    pod: Option<Name>,
+    /// Only flows of pods of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only flows to this port
+    #[arg(long)]
+    port: Option<u16>,
+    #[command(flatten)]
+    data: RawData,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RawBugreport {
+    /// File that the archive is written to; - for standard output [default: palisade-NODE-TIME.tar.gz]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    socket: RawSocket,
+}
+
+impl RawData {
+    fn asks(self, question: impl FnOnce(DataOutput) -> Question) -> Ask {
+        let Self { socket, output } = self;
+        Ask {
+            socket: socket.checked(),
+            question: question(output),
+        }
+    }
+}
+
+impl RawPlain {
+    pub(super) fn checked(self, question: fn(DataOutput) -> Question) -> Ask {
+        let Self { data } = self;
+        data.asks(question)
+    }
+}
+
+fn objects(name: Option<Name>, namespace: Option<String>) -> ObjectQuery {
+    ObjectQuery {
+        name,
+        namespace: namespace.map(Arc::from),
+    }
+}
+
+impl RawPods {
+    pub(super) fn checked(self) -> Ask {
+        let Self {
+            name,
+            namespace,
+            data,
+        } = self;
+        data.asks(|output| Question::Pods(objects(name, namespace), output))
+    }
+}
+
+impl RawPolicies {
+    pub(super) fn checked(self) -> Ask {
+        let Self {
+            name,
+            namespace,
+            data,
+        } = self;
+        data.asks(|output| Question::Policies(objects(name, namespace), output))
+    }
+}
+
+impl RawConntrack {
+    pub(super) fn checked(self) -> Ask {
+        let Self {
+            limit,
+            pod,
+            namespace,
+            port,
+            data,
+        } = self;
+        let query = ConntrackQuery {
+            limit,
+            pod,
+            namespace: namespace.map(Arc::from),
+            port,
+        };
+        data.asks(|output| Question::Conntrack(query, output))
+    }
+}
+
+impl RawBugreport {
+    pub(super) fn checked(self) -> Ask {
+        let Self { file, socket } = self;
+        Ask {
+            socket: socket.checked(),
+            question: Question::Bugreport(file),
+        }
+    }
 }
 
 impl RawSocket {

@@ -122,3 +122,84 @@ JSON, one object a line:
   {\"type\":\"lost\",\"time\",\"node\",\"lost\",\"by\"}: so many were not seen, by the kernel, the agent or this reader
 
 Exit codes: 0 answered; 2 wrong usage, no such pod, namespace or policy, or no agent answers.";
+
+pub(super) const STATUS: &str = "\
+Asks the agent of this node; `kubectl palisade status` asks those of all nodes.
+
+Examples:
+  palisade status
+  palisade status -o json | jq .problems
+
+JSON: {\"node\",\"version\",\"source\",\"started\",\"ready\",\"waitingFor\",\"leader\",\"kernel\",\"pods\",\"interfaces\",\"policies\",
+  \"policiesInForce\",\"lastChange\",\"queue\",\"watches\",\"flows\",\"problems\",\"metrics\"}
+
+Exit codes: 0 it is ready and what is wanted is in force; 1 it is not; 2 wrong usage, or no agent answers.";
+
+pub(super) const PODS: &str = "\
+Asks the agent of this node; `kubectl palisade pods` asks those of all nodes.
+
+Examples:
+  palisade pods
+  palisade pods shop/web-0 -o yaml
+
+JSON: [{\"node\",\"pod\",\"uid\",\"addresses\",\"sourcePrefixes\",\"interfaces\":[{\"ifindex\",\"name\"}],\"ingress\",\"egress\"}]
+  ingress and egress are {\"state\",\"policies\",\"ruleSet\"}, state open, isolated or unknown
+
+Exit codes: 0 answered; 2 wrong usage, no such pod or namespace, or no agent answers.";
+
+pub(super) const POLICIES: &str = "\
+Asks the agent of this node; `kubectl palisade policies` asks those of all nodes.
+What is denied counts for each of the policies that isolate the pod together.
+
+Examples:
+  palisade policies -n shop
+  palisade policies shop/db -o json
+
+JSON: [{\"node\",\"policy\",\"directions\",\"pods\",\"slices\",\"entries\",\"allowed\":{\"packets\",\"bytes\"},\"denied\":{\"packets\",\"bytes\"}}]
+
+Exit codes: 0 answered; 2 wrong usage, no such policy or namespace, or no agent answers.";
+
+pub(super) const CONNTRACK: &str = "\
+Asks the agent of this node; `kubectl palisade conntrack` asks those of all nodes.
+Source is who began. A flow that is stale is judged anew at its next packet.
+
+Examples:
+  palisade conntrack --pod shop/web-0
+  palisade conntrack --port 5432 --limit 1000 -o json
+
+JSON: {\"flows\":[{\"node\",\"pod\",\"ifindex\",\"direction\",\"source\",\"destination\",\"protocol\",\"state\",\"idleSeconds\",\"reason\",\"policies\",
+  \"rule\",\"current\"}],\"more\"}
+
+Exit codes: 0 answered; 2 wrong usage, no such pod, or no agent answers.";
+
+pub(super) const MAPS: &str = "\
+Asks the agent of this node; `kubectl palisade maps` asks those of all nodes.
+
+Example:
+  palisade maps
+
+JSON: [{\"node\",\"map\",\"id\",\"kind\",\"keyBytes\",\"valueBytes\",\"entries\",\"capacity\",\"memoryBytes\",\"flag\"}]
+
+Exit codes: 0 answered; 2 wrong usage, or no agent answers.";
+
+pub(super) const PROGS: &str = "\
+Asks the agent of this node; `kubectl palisade progs` asks those of all nodes.
+Runs and their time are counted while the sysctl kernel.bpf_stats_enabled is 1.
+
+Example:
+  palisade progs
+
+JSON: [{\"node\",\"program\",\"direction\",\"id\",\"tag\",\"loaded\",\"verifiedInstructions\",\"jitedBytes\",\"runs\",\"runNanoseconds\",
+  \"interfaces\",\"missing\"}]
+
+Exit codes: 0 answered; 2 wrong usage, or no agent answers.";
+
+pub(super) const BUGREPORT: &str = "\
+The archive holds what status, pods, policies, maps, progs, conntrack and flows show, the metrics, and what the kernel is. So it
+names pods, policies and addresses. It holds no secrets: no environment, no kubeconfig, no tokens, no payload of any packet.
+
+Examples:
+  palisade bugreport
+  kubectl -n kube-system exec palisade-x7k2p -- /palisade bugreport -f - > node.tar.gz
+
+Exit codes: 0 written; 2 wrong usage, the file cannot be written, or no agent answers.";

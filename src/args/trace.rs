@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::agent::{Ask, Question, RawSocket};
-use crate::introspect::{Name, PACKETS, TraceQuery, Verdict, reasons};
+use crate::introspect::trace::{PACKETS, TraceQuery};
+use crate::introspect::{Name, Verdict, reasons};
 use crate::model::Cidr;
 
 /// How a trace is written.

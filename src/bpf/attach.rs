@@ -290,7 +290,7 @@ pub(super) fn detach_link(path: &std::path::Path) -> Result<()> {
 }
 
 /// Id of our program in a filter of ours; `None` where there is none, or somebody else's has the place.
-fn filter(ifindex: u32, hook: Hook) -> Result<Option<u32>> {
+pub(super) fn filter(ifindex: u32, hook: Hook) -> Result<Option<u32>> {
     // No such filter, no clsact qdisc, no interface: no filter of ours in any case.
     let Ok(id) = sys::filter_program(ifindex, hook, PLACE) else {
         return Ok(None);
@@ -322,7 +322,7 @@ pub fn has_interface(ifindex: u32) -> bool {
 }
 
 /// Name of an interface of the caller's network namespace.
-pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+pub fn interface_name(ifindex: u32) -> Option<String> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
     index_to_name(socket, ifindex).ok()
 }

@@ -12,6 +12,7 @@ mod clean;
 mod config;
 mod counters;
 mod ids;
+mod inspect;
 mod kernel;
 mod keys;
 mod l4;
@@ -33,19 +34,19 @@ mod test_run;
 mod trace;
 
 pub use apply::{Applied, ApplyError, Settled, Settling};
-pub use attach::{Attachment, has_interface};
+pub use attach::{Attachment, has_interface, interface_name};
 pub use clean::{Cleaned, clean};
 pub use config::{AttachKind, Config, Map, MapSizes};
 pub use counters::{Count, CounterReader, Counters, MapFill, Reason};
+pub use inspect::{FlowState, Hooked, Inspector, MapInfo, ProgramInfo, Tracked};
 pub use kernel::{Kernel, Opened, Swept};
 pub use placeholder::{Placeholder, PlaceholderSource};
 pub use ring::{Event, EventReader};
 pub use steps::Written;
 pub use test_run::{Frame, PinnedPrograms, Ran};
 pub use trace::{
-    Answer, ClassSource, Entry, Exemption, FlowState, Fragment, Headers, Kind, Lookup, Named, Outcome,
-    PodState, Row, RuleSet, Standing, Trace, TraceCounts, TraceFilter, TracePrograms, TraceScope,
-    TraceSource, Traced,
+    Answer, ClassSource, Entry, Exemption, Fragment, Headers, Kind, Lookup, Named, Outcome, PodState, Row,
+    RuleSet, Standing, Trace, TraceCounts, TraceFilter, TracePrograms, TraceScope, TraceSource, Traced,
 };
 
 #[allow(clippy::all, dead_code, unsafe_op_in_unsafe_fn, missing_debug_implementations)]

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use libbpf_rs::libbpf_sys as raw;
 
@@ -61,6 +62,37 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     Ok(ProgramInfo {
         id: info.id,
         name: info.name.map(|c| c as u8),
+    })
+}
+
+/// What people ask of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProgramDetails {
+    pub id: u32,
+    pub tag: [u8; 8],
+    /// After the machine's start.
+    pub loaded: Duration,
+    pub verified_instructions: u32,
+    pub translated_bytes: u32,
+    pub jited_bytes: u32,
+    pub runs: u64,
+    pub run_time: Duration,
+}
+
+pub(super) fn program_details(program: BorrowedFd<'_>) -> io::Result<ProgramDetails> {
+    let mut info = raw::bpf_prog_info::default();
+    let mut length = size_of_val(&info) as u32;
+    // SAFETY: info is zeroed, so it asks for no variable-length parts, and length is its size.
+    check(unsafe { raw::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) })?;
+    Ok(ProgramDetails {
+        id: info.id,
+        tag: info.tag,
+        loaded: Duration::from_nanos(info.load_time),
+        verified_instructions: info.verified_insns,
+        translated_bytes: info.xlated_prog_len,
+        jited_bytes: info.jited_prog_len,
+        runs: info.run_cnt,
+        run_time: Duration::from_nanos(info.run_time_ns),
     })
 }
 

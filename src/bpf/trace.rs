@@ -20,6 +20,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::attach::interface_name;
 use super::config::Config;
+use super::inspect::hertz;
 use super::kernel::Kernel;
 use super::load::{self, KernelLog, Switches};
 use super::plain::Plain;
@@ -33,8 +34,8 @@ use crate::model::{Direction, ObjectId};
 
 pub use filter::TraceFilter;
 pub use record::{
-    Answer, ClassSource, Entry, Exemption, FlowState, Fragment, Headers, Kind, Lookup, Outcome, PodState,
-    Row, RuleSet, Standing, Traced,
+    Answer, ClassSource, Entry, Exemption, Fragment, Headers, Kind, Lookup, Outcome, PodState, Row, RuleSet,
+    Standing, Traced,
 };
 
 /// What is to be followed, where, and for how long.
@@ -142,7 +143,7 @@ impl TracePrograms {
     /// No thread.
     pub fn records(&self, mut deliver: impl FnMut(Traced) -> bool + Send + 'static) -> Result<EventReader> {
         let ring = MapHandle::try_from(&self.0.ring).context("cannot open the ring of a trace")?;
-        let hertz = load::hertz();
+        let hertz = hertz();
         EventReader::start("trace", ring, move |bytes| {
             Traced::decode(bytes, hertz).is_some_and(&mut deliver)
         })

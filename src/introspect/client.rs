@@ -2,22 +2,26 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::answer::Refusal;
 
 const RUNS: &str = "to see whether it runs: kubectl -n kube-system get pods -l app.kubernetes.io/name=palisade -o wide, or on the \
                     node systemctl status palisade; --api-socket names another socket";
+/// How long a scrape may take.
+const SCRAPE: Duration = Duration::from_secs(10);
 /// Bytes that one line holds at most; far more than names can take.
 const LINE: usize = 1 << 20;
 
@@ -68,6 +72,30 @@ impl Client {
             ended: false,
             _connection: connection,
         })
+    }
+
+    /// What an agent's `/metrics` answers at this URL, which is `http://ADDRESS:PORT/PATH`.
+    ///
+    /// # Errors
+    /// Nobody answers there.
+    pub async fn scrape(url: &str) -> Result<Vec<u8>> {
+        let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
+        let authority = uri
+            .authority()
+            .with_context(|| format!("{url:?} names no address"))?;
+        let asked = async {
+            let stream = TcpStream::connect(authority.as_str()).await?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            let mut running = JoinSet::new();
+            running.spawn(connection);
+            let request = Request::get(uri.path()).header(HOST, authority.as_str());
+            let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+            Ok(response.into_body().collect().await?.to_bytes().to_vec())
+        };
+        let asked = timeout(SCRAPE, asked).await;
+        asked
+            .unwrap_or_else(|_| Err(anyhow!("no answer within {SCRAPE:?}")))
+            .with_context(|| format!("cannot get {url}"))
     }
 
     async fn ask(&self, path: &str) -> Result<(Response<Incoming>, JoinSet<hyper::Result<()>>)> {

@@ -202,14 +202,121 @@ impl FlowQuery {
                 }
                 "port" => filter.port = Some(number(&key, &value)?),
                 "reason" => filter.reason = Some(one_of(&key, &value, reasons())?.into()),
-                _ => {
-                    let remedy = format!("there are {}", KEYS.join(", "));
-                    return Err(Refusal::wrong(format!("there is no filter {key:?}"), remedy));
-                }
+                _ => return Err(no_filter(&key, &KEYS)),
             }
         }
         Ok(read)
     }
+}
+
+/// What `GET /v1/pods` and `/v1/policies` are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectQuery {
+    pub name: Option<Name>,
+    pub namespace: Option<Arc<str>>,
+}
+
+impl ObjectQuery {
+    pub fn encode(&self) -> String {
+        let Self { name, namespace } = self;
+        let mut query = Serializer::new(String::new());
+        for (key, value) in [
+            ("name", name.as_ref().map(ToString::to_string)),
+            ("namespace", namespace.as_ref().map(ToString::to_string)),
+        ] {
+            query.extend_pairs(value.map(|value| (key, value)));
+        }
+        query.finish()
+    }
+
+    /// # Errors
+    /// What is wrong with it, and what there is instead.
+    pub fn decode(query: &str) -> Result<Self, Refusal> {
+        let mut read = Self::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "name" => read.name = Some(parsed(&key, &value)?),
+                "namespace" => read.namespace = Some((&*value).into()),
+                _ => return Err(no_filter(&key, &["name", "namespace"])),
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Flows of conntrack that an answer holds where nothing is said of how many, and at most.
+pub const CONNTRACK: usize = 100;
+pub const CONNTRACK_MOST: usize = 100_000;
+
+/// What `GET /v1/conntrack` is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConntrackQuery {
+    /// Flows in the answer at most.
+    pub limit: usize,
+    pub pod: Option<Name>,
+    pub namespace: Option<Arc<str>>,
+    /// Of who was asked.
+    pub port: Option<u16>,
+}
+
+impl Default for ConntrackQuery {
+    fn default() -> Self {
+        Self {
+            limit: CONNTRACK,
+            pod: None,
+            namespace: None,
+            port: None,
+        }
+    }
+}
+
+impl ConntrackQuery {
+    pub fn encode(&self) -> String {
+        let Self {
+            limit,
+            pod,
+            namespace,
+            port,
+        } = self;
+        let mut query = Serializer::new(String::new());
+        for (key, value) in [
+            ("limit", Some(limit.to_string())),
+            ("pod", pod.as_ref().map(ToString::to_string)),
+            ("namespace", namespace.as_ref().map(ToString::to_string)),
+            ("port", port.map(|port| port.to_string())),
+        ] {
+            query.extend_pairs(value.map(|value| (key, value)));
+        }
+        query.finish()
+    }
+
+    /// # Errors
+    /// What is wrong with it, and what there is instead.
+    pub fn decode(query: &str) -> Result<Self, Refusal> {
+        let mut read = Self::default();
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "limit" => read.limit = number(&key, &value)?,
+                "pod" => read.pod = Some(parsed(&key, &value)?),
+                "namespace" => read.namespace = Some((&*value).into()),
+                "port" => read.port = Some(number(&key, &value)?),
+                _ => return Err(no_filter(&key, &["limit", "pod", "namespace", "port"])),
+            }
+        }
+        if read.limit > CONNTRACK_MOST {
+            let error = format!("{} flows are more than one answer holds", read.limit);
+            let remedy = format!("ask for {CONNTRACK_MOST} at most, or for those of a pod or a port");
+            return Err(Refusal::wrong(error, remedy));
+        }
+        Ok(read)
+    }
+}
+
+fn no_filter(key: &str, known: &[&str]) -> Refusal {
+    Refusal::wrong(
+        format!("there is no filter {key:?}"),
+        format!("there are {}", known.join(", ")),
+    )
 }
 
 pub(super) fn number<T: FromStr>(key: &str, value: &str) -> Result<T, Refusal>

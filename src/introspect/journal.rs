@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use super::answer::Refusal;
 use super::book::{AddressBook, Known};
 use super::filter::Filter;
-use super::flow::{End, Record};
+use super::flow::{End, Loser, Record};
 use crate::model::ObjectId;
 
 /// Records that a reader may be behind; what is older is lost to it.
@@ -27,6 +27,8 @@ pub(super) struct Journal {
 #[derive(Debug, Default)]
 struct Held {
     records: VecDeque<Arc<Record>>,
+    /// By the kernel, by the agent.
+    lost: [u64; 2],
     book: AddressBook,
 }
 
@@ -47,6 +49,9 @@ impl Journal {
     pub fn push(&self, record: Record) {
         let record = Arc::new(record);
         let mut held = self.lock();
+        if let Record::Lost(lost) = &*record {
+            held.lost[usize::from(lost.by == Loser::Agent)] += lost.lost;
+        }
         if held.records.len() >= self.capacity {
             held.records.pop_front();
         }
@@ -55,6 +60,12 @@ impl Journal {
         }
         // Under the lock, so that who begins to follow misses none and sees none twice. Nobody may be following.
         let _ = self.new.send(record);
+    }
+
+    /// Records held; and packets lost by the kernel, and by the agent.
+    pub fn counts(&self) -> (usize, [u64; 2]) {
+        let held = self.lock();
+        (held.records.len(), held.lost)
     }
 
     pub fn learn(&self, known: Known) {

@@ -6,6 +6,7 @@
 //! channels that never wait, so nothing that a reader does keeps a change of policy waiting.
 
 mod answer;
+mod answers;
 mod book;
 mod client;
 mod filter;
@@ -16,26 +17,28 @@ mod recorder;
 mod server;
 mod snapshot;
 mod spelling;
-mod trace;
+mod state;
+pub mod trace;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 pub use answer::Refusal;
 pub use book::Known;
 pub use client::{Client, Lines};
-pub use filter::{Filter, FlowQuery, LAST, Name, reasons};
+pub use filter::{CONNTRACK, ConntrackQuery, Filter, FlowQuery, LAST, Name, ObjectQuery, reasons};
 pub use flow::{End, Flow, Loser, Lost, Record, Verdict};
 pub use flow_log::{Destination, File, FlowLog};
 use journal::Journal;
 pub use recorder::{Recorder, Reporter, Seen};
 pub use server::Server;
-pub use snapshot::Snapshot;
-pub use trace::{
-    Asked, By, Conntrack, Ended, Following, PACKETS, Packet, PacketHeaders, PartOf, Question, Table,
-    TraceEnd, TraceLine, TraceQuery, Why,
+pub use snapshot::{Agent, Change, Snapshot, Watches};
+pub use state::{
+    Conntrack, ConntrackFlow, Count, DirectionState, Interface, Isolation, MapState, PodState, PolicyState,
+    ProgramState, Status,
 };
 
 /// Where the agent answers.
@@ -46,16 +49,17 @@ pub const FLOWS: usize = 4096;
 /// What there is to answer from. Clones are of the same.
 #[derive(Clone, Debug)]
 pub struct Answers {
-    pub(self) node: Arc<str>,
-    pub(self) journal: Arc<Journal>,
-    pub(self) snapshot: Arc<ArcSwap<Snapshot>>,
+    agent: Arc<Agent>,
+    started: Timestamp,
+    journal: Arc<Journal>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     /// To the loop.
-    pub(self) traces: Option<mpsc::Sender<Asked>>,
+    traces: Option<mpsc::Sender<trace::Asked>>,
 }
 
 impl Answers {
     /// Traces too, by what this asks.
-    pub fn with_traces(self, traces: mpsc::Sender<Asked>) -> Self {
+    pub fn with_traces(self, traces: mpsc::Sender<trace::Asked>) -> Self {
         Self {
             traces: Some(traces),
             ..self
@@ -63,14 +67,14 @@ impl Answers {
     }
 }
 
-/// The three ends: what the loop tells, what records it, and what is answered from. `node` is what this node is called; `flows`
-/// packets are held.
-pub fn new(node: Arc<str>, flows: usize) -> (Reporter, Recorder, Answers) {
+/// The three ends: what the loop tells, what records it, and what is answered from. The last `flows` packets are held.
+pub fn new(agent: Agent, flows: usize) -> (Reporter, Recorder, Answers) {
     let journal = Arc::new(Journal::new(flows));
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::default();
-    let (reporter, recorder) = recorder::channel(node.clone(), journal.clone(), snapshot.clone());
+    let (reporter, recorder) = recorder::channel(agent.node.clone(), journal.clone(), snapshot.clone());
     let answers = Answers {
-        node,
+        agent: Arc::new(agent),
+        started: Timestamp::now(),
         journal,
         snapshot,
         traces: None,

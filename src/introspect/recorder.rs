@@ -160,14 +160,7 @@ impl Recorder {
 
     fn flow(&self, Seen { event, pod, rule }: Seen) -> Flow {
         let (reason, policies, rule) = match rule {
-            Some(RuleInfo::Rule(rule)) => (
-                RULE,
-                vec![rule.policy.clone()],
-                Some(match rule.index {
-                    Some(index) => format!("spec.{}[{index}]", rule.direction),
-                    None => format!("spec.{}", rule.direction),
-                }),
-            ),
+            Some(RuleInfo::Rule(rule)) => (RULE, vec![rule.policy.clone()], Some(spelling::place(&rule))),
             Some(RuleInfo::Isolation { policies, .. }) => (ISOLATION, policies.to_vec(), None),
             Some(RuleInfo::Audit { policies, .. }) => {
                 let reason = match event.reason {

@@ -2,6 +2,8 @@
 //!
 //! `GET /v1/flows?last=&follow=&pod=&namespace=&verdict=&policy=&direction=&port=&reason=`: one JSON record a line, oldest first.
 //! `GET /v1/trace?pod=&source=&destination=&port=&protocol=&reason=&verdict=&for=&packets=`: one JSON line a packet, then why it ended.
+//! `GET /v1/status`, `/v1/pods?name=&namespace=`, `/v1/policies?name=&namespace=`, `/v1/maps`, `/v1/progs`,
+//! `/v1/conntrack?limit=&pod=&namespace=&port=`: JSON, as `state.rs` has it.
 //! What cannot be answered is `{"status", "error", "remedy"}`.
 
 use std::io;
@@ -20,23 +22,27 @@ use axum::routing::get;
 use axum::serve::Listener;
 use futures::stream;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Answers;
 use super::answer::Refusal;
-use super::filter::{Filter, FlowQuery, LAST};
+use super::filter::{ConntrackQuery, Filter, FlowQuery, LAST, ObjectQuery};
 use super::flow::{Loser, Lost, Record};
 use super::trace;
 use crate::socket;
 
 /// Readers that follow at once.
 const FOLLOWERS: usize = 32;
+/// Answers that are put together at once: conntrack may have much to read.
+const ANSWERING: usize = 2;
 /// Records that one piece of an answer holds.
 const PIECE: usize = 64;
 /// After an error of the socket itself, as when files are used up.
@@ -55,6 +61,7 @@ pub struct Server {
 pub(super) struct Seen {
     pub answers: Answers,
     followers: Arc<Semaphore>,
+    answering: Semaphore,
     shutdown: CancellationToken,
 }
 
@@ -93,14 +100,21 @@ impl Server {
         let seen = Arc::new(Seen {
             answers,
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
+            answering: Semaphore::new(ANSWERING),
             shutdown: shutdown.clone(),
         });
         let router = Router::new()
             .route("/v1/flows", get(flows))
-            .route("/v1/trace", get(trace::trace))
+            .route("/v1/trace", get(trace::answer))
+            .route("/v1/status", get(status))
+            .route("/v1/pods", get(pods))
+            .route("/v1/policies", get(policies))
+            .route("/v1/maps", get(maps))
+            .route("/v1/progs", get(programs))
+            .route("/v1/conntrack", get(conntrack))
             .fallback(async || Refusal::missing("there is no such path", "is the agent of another version?"))
             .with_state(seen);
-        info!(socket = %path.display(), "answering palisade flows");
+        info!(socket = %path.display(), "answering palisade status, flows and others");
         let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
         let too_late = async {
             shutdown.cancelled().await;
@@ -146,6 +160,48 @@ impl IntoResponse for Refusal {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         (status, [(CONTENT_TYPE, "application/json")], body).into_response()
     }
+}
+
+type Asked = (State<Arc<Seen>>, RawQuery);
+
+async fn status((State(seen), _): Asked) -> Result<Response, Refusal> {
+    told(&seen, |answers| Ok(answers.status())).await
+}
+
+async fn pods((State(seen), RawQuery(query)): Asked) -> Result<Response, Refusal> {
+    let query = ObjectQuery::decode(&query.unwrap_or_default())?;
+    told(&seen, move |answers| answers.pods(&query)).await
+}
+
+async fn policies((State(seen), RawQuery(query)): Asked) -> Result<Response, Refusal> {
+    let query = ObjectQuery::decode(&query.unwrap_or_default())?;
+    told(&seen, move |answers| answers.policies(&query)).await
+}
+
+async fn maps((State(seen), _): Asked) -> Result<Response, Refusal> {
+    told(&seen, Answers::maps).await
+}
+
+async fn programs((State(seen), _): Asked) -> Result<Response, Refusal> {
+    told(&seen, Answers::programs).await
+}
+
+async fn conntrack((State(seen), RawQuery(query)): Asked) -> Result<Response, Refusal> {
+    let query = ConntrackQuery::decode(&query.unwrap_or_default())?;
+    told(&seen, move |answers| answers.conntrack(&query)).await
+}
+
+/// An answer as JSON. It is put together on a thread that may block, a few at once.
+async fn told<T: Serialize>(
+    seen: &Seen,
+    answer: impl FnOnce(&Answers) -> Result<T, Refusal> + Send + 'static,
+) -> Result<Response, Refusal> {
+    let ended = || Refusal::new(500, "the answer has failed", "see the agent's log");
+    let _permit = seen.answering.acquire().await.map_err(|_| ended())?;
+    let answers = seen.answers.clone();
+    let body = spawn_blocking(move || answer(&answers).map(|answer| serde_json::to_vec(&answer)));
+    let body = body.await.map_err(|_| ended())??.map_err(|_| ended())?;
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 async fn flows(State(seen): State<Arc<Seen>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
@@ -242,7 +298,7 @@ impl Follower {
     fn lost(&self, lost: u64) -> Arc<Record> {
         Arc::new(Record::Lost(Lost {
             time: Timestamp::now(),
-            node: self.seen.answers.node.clone(),
+            node: self.seen.answers.agent.node.clone(),
             lost,
             by: Loser::Reader,
         }))

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::model::{Direction, ObjectId, Protocol};
+use crate::model::{Direction, ObjectId, Protocol, RuleId};
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -57,6 +57,14 @@ pub(super) fn listed(ids: &[ObjectId]) -> String {
     ids.join(", ")
 }
 
+/// As in `spec.ingress[0]`.
+pub(super) fn place(rule: &RuleId) -> String {
+    match rule.index {
+        Some(index) => format!("spec.{}[{index}]", rule.direction),
+        None => format!("spec.{}", rule.direction),
+    }
+}
+
 pub(super) fn direction(text: &str) -> Option<Direction> {
     Direction::ALL.into_iter().find(|known| known.field() == text)
 }
@@ -76,6 +84,23 @@ pub(super) mod lowercase {
         let text = String::deserialize(deserializer)?;
         super::direction(&text)
             .ok_or_else(|| D::Error::custom(format!("{text:?} is neither ingress nor egress")))
+    }
+}
+
+/// An object as `namespace/name`.
+pub(super) mod id {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::model::ObjectId;
+
+    pub fn serialize<S: Serializer>(id: &ObjectId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::object(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no namespace/name")))
     }
 }
 

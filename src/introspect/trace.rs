@@ -22,7 +22,7 @@ use crate::model::ObjectId;
 
 pub use packet::{By, Conntrack, Packet, PacketHeaders, PartOf, Question, Table};
 pub use query::{PACKETS, TraceQuery};
-pub(super) use serve::trace;
+pub(super) use serve::answer;
 
 /// A trace that somebody asks for.
 #[derive(Debug)]

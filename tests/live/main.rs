@@ -16,6 +16,7 @@ mod edits;
 mod flows;
 mod lifetimes;
 mod node;
+mod operator;
 mod packets;
 mod refusals;
 mod restarts;

@@ -153,7 +153,7 @@ fn a_trace_shows_each_packets_way_with_the_names_of_pods_and_rules() {
                     ("/headers/tcpFlags", "\"SYN,ACK\""),
                     ("/conntrack/lookup", "\"hit\""),
                     ("/conntrack/standing", "\"current\""),
-                    ("/conntrack/state", "\"tcpSyn\""),
+                    ("/conntrack/state", "\"syn\""),
                     ("/conntrack/by/policies/0", "\"shop/api\""),
                     ("/established", "true"),
                     ("/verdict", "\"allowed\""),

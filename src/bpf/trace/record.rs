@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::bpf::counters::Reason;
+use crate::bpf::inspect::FlowState;
 use crate::bpf::plain::Plain;
 use crate::bpf::types::{trace, trace_answer, trace_headers};
 use crate::bpf::{abi, keys};
@@ -165,17 +166,6 @@ pub enum Standing {
     Expired,
     /// An earlier pod's at the same interface.
     Foreign,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlowState {
-    TcpSyn,
-    TcpEstablished,
-    DatagramNew,
-    DatagramAnswered,
-    TcpClosing,
-    Sctp,
-    Echo,
 }
 
 /// What policy said of a flow that begins in one direction.
@@ -360,16 +350,7 @@ impl Entry {
             } else {
                 Standing::Old
             },
-            state: match flow.state.into() {
-                abi::CT_TCP_SYN => FlowState::TcpSyn,
-                abi::CT_TCP_ESTABLISHED => FlowState::TcpEstablished,
-                abi::CT_DATAGRAM_NEW => FlowState::DatagramNew,
-                abi::CT_DATAGRAM_ANSWERED => FlowState::DatagramAnswered,
-                abi::CT_TCP_CLOSING => FlowState::TcpClosing,
-                abi::CT_SCTP => FlowState::Sctp,
-                abi::CT_ECHO => FlowState::Echo,
-                _ => return None,
-            },
+            state: FlowState::from_number(flow.state)?,
             began: direction(flow.direction)?,
             exempt: exemption(flow.flags),
             age: Duration::from_secs(u64::from(jiffies / hertz.max(1))),

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::TraceOutput;
 use crate::cli::escape::{escape, escape_json};
-use crate::introspect::{
-    Client, Conntrack, End, Packet, PacketHeaders, Question, TraceEnd, TraceLine, TraceQuery, Verdict, Why,
+use crate::introspect::trace::{
+    Conntrack, Packet, PacketHeaders, Question, TraceEnd, TraceLine, TraceQuery, Why,
 };
+use crate::introspect::{Client, End, Verdict};
 
 pub async fn trace(
     client: &Client,

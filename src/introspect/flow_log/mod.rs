@@ -72,7 +72,7 @@ impl FlowLog {
         };
         let new = answers.journal.follow();
         Ok(Self {
-            node: answers.node.clone(),
+            node: answers.agent.node.clone(),
             new,
             sink,
             name,

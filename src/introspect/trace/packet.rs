@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::bpf::{
-    Answer, ClassSource, Entry, Exemption, FlowState, Headers, Kind, Lookup, Named, Outcome, Reason, Row,
-    RuleSet, Standing, Traced,
+    Answer, ClassSource, Entry, Exemption, Headers, Kind, Lookup, Named, Outcome, Reason, Row, RuleSet,
+    Standing, Traced,
 };
 use crate::compile::RuleInfo;
 use crate::introspect::flow::{AUDIT, End, ISOLATION, RULE, Verdict};
 use crate::introspect::spelling::{self, lowercase, name, names};
-use crate::model::{Direction, ObjectId, RuleId};
+use crate::model::{Direction, ObjectId};
 
 /// A packet, and what the programs did with it, step by step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,7 @@ pub enum Conntrack {
     Hit {
         /// `current`, `old` (policy has changed since), `expired` or `foreign` (an earlier pod's).
         standing: Cow<'static, str>,
+        /// `syn`, `established`, `closing`, `new`, `answered`, `sctp` or `echo`.
         state: Cow<'static, str>,
         /// In which direction it began.
         #[serde(with = "lowercase")]
@@ -189,7 +190,7 @@ impl By {
             other => other.name(),
         };
         let (reason, policies, rule) = match rule {
-            Some(RuleInfo::Rule(rule)) => (RULE, vec![rule.policy.clone()], Some(place(rule))),
+            Some(RuleInfo::Rule(rule)) => (RULE, vec![rule.policy.clone()], Some(spelling::place(rule))),
             Some(RuleInfo::Isolation { policies, .. }) => (named(ISOLATION), policies.to_vec(), None),
             Some(RuleInfo::Audit { policies, .. }) => (named(AUDIT), policies.to_vec(), None),
             None => (reason.name(), Vec::new(), None),
@@ -304,18 +305,9 @@ impl Conntrack {
             Standing::Expired => "expired",
             Standing::Foreign => "foreign",
         };
-        let state = match entry.state {
-            FlowState::TcpSyn => "tcpSyn",
-            FlowState::TcpEstablished => "tcpEstablished",
-            FlowState::DatagramNew => "datagramNew",
-            FlowState::DatagramAnswered => "datagramAnswered",
-            FlowState::TcpClosing => "tcpClosing",
-            FlowState::Sctp => "sctp",
-            FlowState::Echo => "echo",
-        };
         Self::Hit {
             standing: standing.into(),
-            state: state.into(),
+            state: entry.state.name().into(),
             began: entry.began,
             exempt: entry.exempt.map(exemption),
             age_seconds: entry.age.as_secs(),
@@ -373,14 +365,6 @@ impl Question {
             allows: answer.counter.is_some(),
             by: by.map(|rule| By::new(Some(rule), Reason::Policy)),
         }
-    }
-}
-
-/// As in `spec.ingress[0]`.
-fn place(rule: &RuleId) -> String {
-    match rule.index {
-        Some(index) => format!("spec.{}[{index}]", rule.direction),
-        None => format!("spec.{}", rule.direction),
     }
 }
 

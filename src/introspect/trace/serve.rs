@@ -21,7 +21,7 @@ use crate::introspect::server::Seen;
 /// Packets that one piece of an answer holds.
 const PIECE: usize = 64;
 
-pub async fn trace(State(seen): State<Arc<Seen>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
+pub async fn answer(State(seen): State<Arc<Seen>>, RawQuery(query): RawQuery) -> Result<Response, Refusal> {
     let query = TraceQuery::decode(&query.unwrap_or_default())?;
     let gone = || Refusal::new(503, "the agent does not trace", "is it about to end? try again");
     let loops = seen.answers.traces.clone().ok_or_else(gone)?;
@@ -62,7 +62,7 @@ struct Told {
 impl Told {
     /// The next piece; `None` behind the last line.
     async fn next(mut self) -> Option<(io::Result<Vec<u8>>, Self)> {
-        let node = self.seen.answers.node.clone();
+        let node = self.seen.answers.agent.node.clone();
         if !std::mem::replace(&mut self.begun, true) {
             return Some((Ok(lines(&[TraceLine::Begun { node }])), self));
         }
@@ -91,7 +91,12 @@ impl Told {
 
     fn line(&self, traced: &Traced, named: &Named) -> TraceLine {
         let answers = &self.seen.answers;
-        let mut packet = Packet::new(traced, named, self.clock.at(traced.time), answers.node.clone());
+        let mut packet = Packet::new(
+            traced,
+            named,
+            self.clock.at(traced.time),
+            answers.agent.node.clone(),
+        );
         for headers in [Some(&mut packet.headers), packet.quoted.as_mut()]
             .into_iter()
             .flatten()
