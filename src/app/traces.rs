@@ -87,7 +87,8 @@ impl Traces {
             }
         };
         tokio::select! {
-            Some(asked) = self.asked.recv() => Step::Asked(asked),
+            // Whoever asks as one ends has to wait for a moment only.
+            Some(asked) = self.asked.recv(), if !self.state.ends() => Step::Asked(asked),
             step = self.state.next() => step,
             () = put_back => Step::PutBack,
         }
@@ -241,6 +242,14 @@ impl Traces {
 }
 
 impl State {
+    /// The trace is over, or nobody reads it any more.
+    fn ends(&self) -> bool {
+        match self {
+            Self::Running(running) => running.reader.is_none() || running.told.is_closed(),
+            Self::Idle | Self::Loading(_) => false,
+        }
+    }
+
     async fn next(&mut self) -> Step {
         match self {
             Self::Idle => pending().await,
