@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use palisade::files::{self, Loaded};
-use palisade::model::{Cidr, Labels, Operator, Peer, Pod, Policy, PortMatch, Protocol};
+use palisade::model::{Cidr, Enforcement, Labels, Operator, Peer, Pod, Policy, PortMatch, Protocol};
 use proptest::prelude::*;
 
 fn load(text: &str) -> Loaded {
@@ -590,4 +590,49 @@ proptest! {
             prop_assert!(!problem.to_string().chars().any(char::is_control), "{problem:?}");
         }
     }
+}
+
+#[test]
+fn a_policy_declared_twice_is_in_audit_only_if_all_its_versions_are() {
+    let file = |annotations: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+             metadata: {{name: p, namespace: shop, annotations: {annotations}}}\nspec: {{podSelector: {{}}}}"
+        )
+    };
+    let [audit, enforce] =
+        ["audit", "enforce"].map(|word| file(&format!("{{palisade.dev/enforcement: {word}}}")));
+    let none = file("{}");
+    for (one, two, expected) in [
+        (&audit, &audit, Some(Enforcement::Audit)),
+        (&audit, &enforce, Some(Enforcement::Enforce)),
+        (&none, &enforce, Some(Enforcement::Enforce)),
+        // As its namespace says, which one of them leaves it to.
+        (&audit, &none, None),
+    ] {
+        for (one, two) in [(one, two), (two, one)] {
+            let loaded = load_files(&[("a.yaml", one.as_bytes()), ("b.yaml", two.as_bytes())]);
+            assert_eq!(loaded.snapshot.policies[0].enforcement, expected, "{one}\n{two}");
+        }
+    }
+}
+
+#[test]
+fn an_enforcement_that_cannot_be_read_enforces_and_the_rest_of_its_object_counts() {
+    let namespace = |word: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{team: a}}, annotations: {{palisade.dev/enforcement: {word}}}}}"
+        )
+    };
+    let loaded = load(&namespace("audit"));
+    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.snapshot.namespaces[0].enforcement, Enforcement::Audit);
+    let loaded = load(&namespace("[audit]"));
+    assert_eq!(loaded.snapshot.namespaces[0].enforcement, Enforcement::Enforce);
+    assert!(loaded.snapshot.namespaces[0].labels.contains_key("team"));
+    assert!(
+        loaded.problems[0].field.contains("palisade.dev/enforcement"),
+        "{:?}",
+        loaded.problems
+    );
 }
