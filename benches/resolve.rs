@@ -270,6 +270,7 @@ fn mk_pod(namespace: usize, number: usize, of_app: usize) -> Pod {
         finished: false,
         created: Some(index as i64),
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 

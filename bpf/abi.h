@@ -53,6 +53,7 @@ struct pod_state {
 enum pod_flags {
 	POD_SOURCES4 = 1, /* source4 has further prefixes of this slot */
 	POD_SOURCES6 = 2,
+	POD_LOG_ALLOWED = 4, /* its first packets allowed are reported too, whatever control.log_allowed says */
 };
 
 /* control: one entry, mmapable. */

@@ -309,7 +309,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 
 	s->exempt = exempt_of(skb, p->direction);
 	s->own = 0;
-	s->dropped = s->first = s->audited = s->reason = 0;
+	s->dropped = s->first = s->audited = s->reason = s->log_allowed = 0;
 	s->slot = 0;
 	if (interface && c) {
 		slot = interface->slot;
@@ -323,6 +323,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 		s->audited_by[INGRESS] = *(volatile __u32 *)&pod->audited_by[INGRESS];
 		s->audited_by[EGRESS] = *(volatile __u32 *)&pod->audited_by[EGRESS];
 		s->now = now_jiffies();
+		s->log_allowed = c->log_allowed || pod->flags & POD_LOG_ALLOWED;
 		TRACE(s->trace.steps |= TRACE_POD);
 		consider(skb, scratch, pod);
 	} else if (s->exempt == CT_NODE) {
@@ -333,7 +334,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	/* What follows reads the verdict from the map, or the verifier would walk it once for each way that led here. */
 	asm volatile("" ::: "memory");
 	count(s->counter, p->length);
-	if (s->dropped || s->audited || (s->first && c && c->log_allowed))
+	if (s->dropped || s->audited || (s->first && s->log_allowed))
 		report(s);
 	return s->dropped ? VERDICT_DROP : VERDICT_PASS;
 }

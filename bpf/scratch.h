@@ -73,7 +73,8 @@ struct scene {
 	__u8 first;  /* passed, and a flow began */
 	__u8 audited; /* passed only because policy is in audit, and not known to be so before */
 	__u8 reason; /* why it is dropped, or would be; REASON_NONE: policy says so */
-	__u8 reserved[2];
+	__u8 log_allowed; /* the pod's first packets allowed are reported too */
+	__u8 reserved;
 	__u32 counter; /* counters index that takes the packet */
 #ifdef TRACING
 	struct {

@@ -7,19 +7,21 @@ mod cluster;
 mod help;
 mod trace;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Question};
-use self::agent::{RawBugreport, RawConntrack, RawFlowKeeping, RawFlows, RawPlain, RawPods, RawPolicies};
+pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Kubectl, Question};
+use self::agent::{RawAsk, RawFlowKeeping, RawKubectl, RawSocket};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
-use self::trace::RawTrace;
 pub use self::trace::TraceOutput;
+use clap_complete::Shell;
+
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
@@ -35,6 +37,8 @@ pub enum Command {
     Uninstall(Uninstall),
     /// `palisade flows`, and the others that ask the running agent.
     Ask(Ask),
+    Kubectl(Kubectl),
+    Completion(Shell),
     /// `palisade crds`.
     Crds,
 }
@@ -101,6 +105,7 @@ pub struct Clean {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uninstall {
     pub pin_path: PathBuf,
+    pub api_socket: PathBuf,
     pub cni: install::Config,
 }
 
@@ -114,13 +119,42 @@ pub enum Output {
 impl Command {
     /// Reads arguments (the first is the program's name) and the environment. The error knows how to print itself and
     /// which exit code it has: 0 where help or the version was asked for.
+    ///
+    /// A program called kubectl-palisade, as kubectl calls its plugins, is `palisade kubectl`.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        if arguments.first().is_some_and(is_plugin) {
+            arguments.insert(1, "kubectl".into());
+        }
         let mut parser = Raw::command();
         let matches = parser.try_get_matches_from_mut(arguments)?;
         let Raw { command } = Raw::from_arg_matches(&matches)?;
         command
             .checked()
             .map_err(|invalid| parser.error(ErrorKind::ValueValidation, invalid))
+    }
+}
+
+fn is_plugin(program: &OsString) -> bool {
+    let name = Path::new(program).file_name().and_then(OsStr::to_str);
+    matches!(name, Some("kubectl-palisade" | "kubectl_palisade"))
+}
+
+/// Writes the script that completes commands and flags in `shell`.
+pub fn complete(shell: Shell, out: &mut dyn Write) {
+    clap_complete::generate(shell, &mut Raw::command(), "palisade", &mut Writer(out));
+}
+
+/// What clap_complete takes for a writer.
+struct Writer<'w>(&'w mut dyn Write);
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -146,33 +180,14 @@ enum RawCommand {
     /// Say for all pairs of pods which may reach which
     #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
-    /// Say how this node's agent is: what it enforces, what it waits for, what is wrong
-    #[command(after_help = help::STATUS)]
-    Status(RawPlain),
-    /// Show packets that were denied, or allowed where that is asked for, as this node's agent saw them
-    #[command(after_help = help::FLOWS)]
-    Flows(RawFlows),
-    /// Follow packets through the programs of this node, step by step, for a bounded time
-    #[command(after_help = help::TRACE)]
-    Trace(RawTrace),
-    /// Show the pods that are enforced on this node, and which policies isolate them
-    #[command(after_help = help::PODS)]
-    Pods(RawPods),
-    /// Show the policies that concern this node, whom they isolate here, and what they allowed and denied
-    #[command(after_help = help::POLICIES)]
-    Policies(RawPolicies),
-    /// Show the flows that this node's kernel tracks
-    #[command(after_help = help::CONNTRACK)]
-    Conntrack(RawConntrack),
-    /// Show the kernel's maps, how full they are, and which flag makes them larger
-    #[command(after_help = help::MAPS)]
-    Maps(RawPlain),
-    /// Show the kernel's programs and the interfaces that have them
-    #[command(after_help = help::PROGS)]
-    Progs(RawPlain),
-    /// Put all that this node's agent tells into one archive
-    #[command(after_help = help::BUGREPORT)]
-    Bugreport(RawBugreport),
+    #[command(flatten)]
+    Ask(RawAsk),
+    /// Ask the agents of a cluster, from wherever kubectl works; as kubectl palisade too
+    #[command(after_help = help::KUBECTL)]
+    Kubectl(RawKubectl),
+    /// Print a script that completes palisade's commands and flags in a shell
+    #[command(after_help = help::COMPLETION)]
+    Completion(RawCompletion),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -374,6 +389,14 @@ struct RawUninstall {
     pin_path: RawPinPath,
     #[command(flatten)]
     cni_paths: RawCniPaths,
+    #[command(flatten)]
+    api_socket: RawSocket,
+}
+
+#[derive(Debug, Args)]
+struct RawCompletion {
+    #[arg(value_name = "SHELL", value_enum)]
+    shell: Shell,
 }
 
 impl RawCommand {
@@ -405,20 +428,19 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
-            Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
+            Self::Uninstall(RawUninstall {
+                pin_path,
+                cni_paths,
+                api_socket,
+            }) => Command::Uninstall(Uninstall {
                 pin_path: pin_path.checked(),
+                api_socket: api_socket.checked(),
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
-            Self::Status(raw) => Command::Ask(raw.checked(Question::Status)),
-            Self::Flows(raw) => Command::Ask(raw.checked()),
-            Self::Trace(raw) => Command::Ask(raw.checked()),
-            Self::Pods(raw) => Command::Ask(raw.checked()),
-            Self::Policies(raw) => Command::Ask(raw.checked()),
-            Self::Conntrack(raw) => Command::Ask(raw.checked()),
-            Self::Maps(raw) => Command::Ask(raw.checked(Question::Maps)),
-            Self::Progs(raw) => Command::Ask(raw.checked(Question::Programs)),
-            Self::Bugreport(raw) => Command::Ask(raw.checked()),
+            Self::Ask(raw) => Command::Ask(raw.checked()),
+            Self::Kubectl(raw) => Command::Kubectl(raw.checked()),
+            Self::Completion(RawCompletion { shell }) => Command::Completion(shell),
             Self::Crds => Command::Crds,
         })
     }

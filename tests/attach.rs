@@ -54,6 +54,7 @@ fn image(server: &Pod, friend: &Pod, others: &[&Pod]) -> Image {
             id: ObjectId::new("shop", &pod.veth),
             addresses: pod.addresses.list(),
             source_prefixes: Vec::new(),
+            log_allowed: false,
             ingress,
             egress: open,
         };

@@ -45,6 +45,7 @@ fn node(objects: &[(&str, Value)]) -> Node {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     };
     Node {
         endpoints,

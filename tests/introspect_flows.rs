@@ -168,6 +168,7 @@ fn pod(namespace: &str, name: &str, address: &str) -> Known {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     })
 }
 

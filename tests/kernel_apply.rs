@@ -107,6 +107,7 @@ prop_compose! {
                 id: ObjectId::new("shop", &format!("pod-{number}-{}", "y".repeat(number as usize * 20))),
                 addresses,
                 source_prefixes,
+                log_allowed: number % 2 == 1,
                 ingress: direction(0),
                 egress: direction(1),
             };
@@ -292,6 +293,7 @@ fn small() -> Image {
         id: ObjectId::new("shop", "web"),
         addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         source_prefixes: Vec::new(),
+        log_allowed: false,
         ingress: direction(Psid(20), Some(isolation)),
         egress: direction(Psid::OPEN, None),
     };

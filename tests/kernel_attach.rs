@@ -59,6 +59,7 @@ fn open_pod(namespace: &str) -> PodImage {
         id: ObjectId::new(namespace, "web"),
         addresses: vec!["10.0.0.1".parse().unwrap()],
         source_prefixes: Vec::new(),
+        log_allowed: false,
         ingress: open,
         egress: open,
     }

@@ -41,6 +41,7 @@ fn isolated_pod() -> [Op; 2] {
         id: ObjectId::new("shop", "web"),
         addresses: vec!["10.0.0.1".parse().unwrap()],
         source_prefixes: Vec::new(),
+        log_allowed: false,
         ingress: direction(Psid::OPEN, None),
         egress: direction(Psid(16), Some(ISOLATION)),
     };

@@ -157,6 +157,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 finished,
                 created,
                 source_prefixes: Vec::new(),
+                log_allowed: false,
             },
         )
 }

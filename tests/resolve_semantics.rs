@@ -41,6 +41,7 @@ fn mk_pod(id: &str, labels: &[(&str, &str)], addresses: &[&str]) -> Pod {
         finished: false,
         created: Some(0),
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 

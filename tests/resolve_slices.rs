@@ -44,6 +44,7 @@ fn mk_pod(n: u32) -> Pod {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::trace::TraceOutput;
+use super::help;
+use super::trace::{RawTrace, TraceOutput};
 use crate::introspect::trace::TraceQuery;
 use crate::introspect::{
     self, CONNTRACK, ConntrackQuery, Destination, File, Filter, FlowQuery, Name, ObjectQuery, Verdict,
@@ -42,6 +43,19 @@ pub enum Question {
     Conntrack(ConntrackQuery, DataOutput),
     /// Where the archive goes; `None`: a name of its own in the current folder.
     Bugreport(Option<PathBuf>),
+}
+
+/// A question to the agents of a cluster, by way of kubectl.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubectl {
+    pub program: PathBuf,
+    /// Flags of kubectl's own, that say which cluster.
+    pub cluster: Vec<String>,
+    /// Where the agents' pods are.
+    pub namespace: String,
+    /// `None`: all that can tell.
+    pub node: Option<String>,
+    pub question: Question,
 }
 
 /// How an answer of one piece is written.
@@ -157,6 +171,104 @@ struct RawData {
         default_value_t
     )]
     output: DataOutput,
+}
+
+/// Questions to a running agent.
+#[derive(Debug, Subcommand)]
+pub(super) enum RawAsk {
+    /// Say how the agent is: what it enforces, what it waits for, what is wrong
+    #[command(after_help = help::STATUS)]
+    Status(RawPlain),
+    /// Show packets that were denied, or allowed where that is asked for
+    #[command(after_help = help::FLOWS)]
+    Flows(RawFlows),
+    /// Follow packets through the programs, step by step, for a bounded time
+    #[command(after_help = help::TRACE)]
+    Trace(RawTrace),
+    /// Show the pods that are enforced, and which policies isolate them
+    #[command(after_help = help::PODS)]
+    Pods(RawPods),
+    /// Show policies, whom they isolate on a node, and what they allowed and denied there
+    #[command(after_help = help::POLICIES)]
+    Policies(RawPolicies),
+    /// Show the flows that the kernel tracks
+    #[command(after_help = help::CONNTRACK)]
+    Conntrack(RawConntrack),
+    /// Show the kernel's maps, how full they are, and which flag makes them larger
+    #[command(after_help = help::MAPS)]
+    Maps(RawPlain),
+    /// Show the kernel's programs and the interfaces that have them
+    #[command(after_help = help::PROGS)]
+    Progs(RawPlain),
+    /// Put all that the agent tells into one archive
+    #[command(after_help = help::BUGREPORT)]
+    Bugreport(RawBugreport),
+}
+
+impl RawAsk {
+    pub(super) fn checked(self) -> Ask {
+        match self {
+            Self::Status(raw) => raw.checked(Question::Status),
+            Self::Flows(raw) => raw.checked(),
+            Self::Trace(raw) => raw.checked(),
+            Self::Pods(raw) => raw.checked(),
+            Self::Policies(raw) => raw.checked(),
+            Self::Conntrack(raw) => raw.checked(),
+            Self::Maps(raw) => raw.checked(Question::Maps),
+            Self::Progs(raw) => raw.checked(Question::Programs),
+            Self::Bugreport(raw) => raw.checked(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RawKubectl {
+    /// Only the agent of this node
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Context of the kubeconfig, as kubectl takes it
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Kubeconfig, as kubectl takes it
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<String>,
+    /// Namespace of Palisade's own pods
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    palisade_namespace: String,
+    /// The kubectl that is run
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        env = "PALISADE_KUBECTL",
+        default_value = "kubectl"
+    )]
+    kubectl: PathBuf,
+    #[command(subcommand)]
+    ask: RawAsk,
+}
+
+impl RawKubectl {
+    pub(super) fn checked(self) -> Kubectl {
+        let Self {
+            node,
+            context,
+            kubeconfig,
+            palisade_namespace,
+            kubectl,
+            ask,
+        } = self;
+        let cluster = [("context", context), ("kubeconfig", kubeconfig)];
+        let flag = |(name, value): (&str, Option<String>)| Some(format!("--{name}={}", value?));
+        // The socket is that of the machine where the agent is.
+        let Ask { socket: _, question } = ask.checked();
+        Kubectl {
+            program: kubectl,
+            cluster: cluster.into_iter().filter_map(flag).collect(),
+            namespace: palisade_namespace,
+            node,
+            question,
+        }
+    }
 }
 
 /// `status`, `maps`, `progs`.

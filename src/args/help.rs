@@ -100,7 +100,7 @@ JSON, one object a line:
   headers and quoted are {\"protocol\",\"source\",\"destination\",\"tcpFlags\",\"icmpType\",\"echo\",\"fragment\":{\"id\",\"offset\"},\"tagged\",\"kind\",
    \"inPlace\",\"unfit\"}; conntrack is {\"lookup\":\"none\" | \"miss\" | \"hit\",\"standing\",\"state\",\"began\",\"exempt\",\"ageSeconds\",\"stamp\",
    \"stampNow\",\"by\"}; policy is a list of {\"direction\",\"ruleSet\",\"audited\",\"isolatedBy\",\"class\",\"classBy\",\"row\",
-   \"table\":{\"id\",\"protocol\",\"port\",\"nodes\"},\"allows\",\"by\"}; by is {\"reason\",\"policies\",\"rule\"}
+   \"table\":{\"id\",\"protocol\",\"port\",\"nodes\"},\"allows\",\"by\"}; by is {\"reason\",\"audit\",\"policies\",\"rule\"}
   {\"type\":\"end\",\"node\",\"why\":\"time\" | \"packets\" | \"agent\",\"packets\",\"seen\",\"lost\"}
   What a packet does not have, or nobody knows, is left out.
 
@@ -142,8 +142,9 @@ Examples:
   palisade pods
   palisade pods shop/web-0 -o yaml
 
-JSON: [{\"node\",\"pod\",\"uid\",\"addresses\",\"sourcePrefixes\",\"interfaces\":[{\"ifindex\",\"name\"}],\"ingress\",\"egress\"}]
-  ingress and egress are {\"state\",\"policies\",\"ruleSet\"}, state open, isolated or unknown
+JSON: [{\"node\",\"pod\",\"uid\",\"addresses\",\"sourcePrefixes\",\"interfaces\":[{\"ifindex\",\"name\"}],\"ingress\",\"egress\",
+  \"logAllowed\"}]
+  ingress and egress are {\"state\",\"policies\",\"ruleSet\"}, state open, isolated, audit or unknown
 
 Exit codes: 0 answered; 2 wrong usage, no such pod or namespace, or no agent answers.";
 
@@ -155,7 +156,7 @@ Examples:
   palisade policies -n shop
   palisade policies shop/db -o json
 
-JSON: [{\"node\",\"policy\",\"directions\",\"pods\",\"slices\",\"entries\",\"allowed\":{\"packets\",\"bytes\"},\"denied\":{\"packets\",\"bytes\"}}]
+JSON: [{\"node\",\"policy\",\"directions\",\"pods\",\"slices\",\"entries\",\"allowed\":{\"packets\",\"bytes\"},\"denied\",\"audited\"}]
 
 Exit codes: 0 answered; 2 wrong usage, no such policy or namespace, or no agent answers.";
 
@@ -203,3 +204,20 @@ Examples:
   kubectl -n kube-system exec palisade-x7k2p -- /palisade bugreport -f - > node.tar.gz
 
 Exit codes: 0 written; 2 wrong usage, the file cannot be written, or no agent answers.";
+
+pub(super) const KUBECTL: &str = "\
+Runs kubectl to find Palisade's pods, and in each of them, or in that of the pod that is asked about, the command of the same name;
+so it may do what your kubectl may: `pods/exec` in their namespace. To have it as kubectl palisade, link it as kubectl-palisade
+somewhere in PATH.
+
+Examples:
+  kubectl palisade status
+  kubectl palisade flows --follow --verdict denied
+  palisade kubectl --node worker-1 conntrack --port 5432
+
+Exit codes: 0 answered; 1 some agents did not answer, or one is not well (status); 2 wrong usage, or none answered.";
+
+pub(super) const COMPLETION: &str = "\
+Examples:
+  palisade completion bash > /etc/bash_completion.d/palisade
+  palisade completion zsh > \"${fpath[1]}/_palisade\"";

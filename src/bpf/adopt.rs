@@ -340,6 +340,7 @@ impl Reading<'_> {
             },
             addresses: note.addresses.clone(),
             source_prefixes: note.sources.clone(),
+            log_allowed: state.flags & abi::POD_LOG_ALLOWED != 0,
             ingress: unknown,
             egress: unknown,
         };

@@ -345,11 +345,15 @@ impl<'a> Stage<'a> {
                 psid,
                 denied_by,
                 audited_by,
-                flags: [(true, abi::POD_SOURCES4), (false, abi::POD_SOURCES6)]
-                    .into_iter()
-                    .filter(|(v4, _)| has(*v4))
-                    .map(|(_, flag)| flag)
-                    .sum(),
+                flags: [
+                    (has(true), abi::POD_SOURCES4),
+                    (has(false), abi::POD_SOURCES6),
+                    (pod.log_allowed, abi::POD_LOG_ALLOWED),
+                ]
+                .into_iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, flag)| flag)
+                .sum(),
                 addr4_be: match first4 {
                     Some(IpAddr::V4(v4)) => keys::v4_be(v4),
                     _ => 0,

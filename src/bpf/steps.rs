@@ -256,7 +256,8 @@ impl Kernel {
         let judge_anew = words.sources_changed
             || old.addr4_be != words.addr4_be
             || old.addr6_be != words.addr6_be
-            || old.flags != words.flags;
+            // What is reported changes no verdict.
+            || (old.flags ^ words.flags) & !super::abi::POD_LOG_ALLOWED != 0;
         self.store_if_new(slot, offset_of!(types::pod_state, flags), words.flags, written);
         self.store_if_new(
             slot,

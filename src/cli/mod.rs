@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod escape;
 mod explain;
+mod kubectl;
 mod matrix;
 mod target;
 mod traffic;
@@ -20,6 +21,7 @@ pub use escape::escape;
 pub use explain::{
     Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Party, RuleReason, explain,
 };
+pub use kubectl::kubectl;
 pub use matrix::{Row, matrix};
 use serde::{Serialize, Serializer};
 pub use target::Target;

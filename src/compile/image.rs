@@ -54,6 +54,8 @@ pub struct PodImage {
     pub addresses: Vec<IpAddr>,
     /// What it may send from besides `addresses`.
     pub source_prefixes: Vec<Cidr>,
+    /// First packets that it is allowed are reported too.
+    pub log_allowed: bool,
     pub ingress: PodDirection,
     pub egress: PodDirection,
 }

@@ -97,6 +97,7 @@ fn compile_within(endpoints: &Endpoints, pods: &[&Pod], spaces: &Spaces) -> Comp
                 id: pod.id.clone(),
                 addresses: pod.addresses.clone(),
                 source_prefixes: pod.source_prefixes.clone(),
+                log_allowed: pod.log_allowed,
                 ingress,
                 egress,
             },

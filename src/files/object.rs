@@ -223,6 +223,7 @@ fn read_known(
         Kind::Pod => pod::source_prefixes(&at.key("annotations"), metadata, reader),
         _ => Vec::new(),
     };
+    let log_allowed = kind == Kind::Pod && pod::log_allowed(&at.key("annotations"), metadata, reader);
     let enforcement = match kind {
         Kind::Policy | Kind::Namespace => enforcement::read(&at.key("annotations"), metadata, reader),
         _ => None,
@@ -262,12 +263,14 @@ fn read_known(
         labels,
         created: objects::created(metadata),
         source_prefixes,
+        log_allowed,
         enforcement,
     };
     let kind = key.kind;
     // Annotations that cannot be read only allow less; they are no reason to leave the rest as it was.
     let narrower = [
         "metadata.annotations[\"palisade.dev/allowed-source-prefixes\"]",
+        "metadata.annotations[\"palisade.dev/log-allowed\"]",
         enforcement::FIELD,
     ];
     let (object, readable) = objects::read(kind, identity, fields, reader);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use form_urlencoded::Serializer;
 
 use super::answer::Refusal;
-use super::flow::{AUDIT, Flow, ISOLATION, RULE, Record, Verdict};
+use super::flow::{Flow, ISOLATION, RULE, Record, Verdict};
 use super::spelling;
 use crate::bpf::Reason;
 use crate::model::{Direction, ObjectId};
@@ -95,7 +95,7 @@ impl Display for Name {
 /// Every reason that a flow may have.
 pub fn reasons() -> impl Iterator<Item = &'static str> {
     let others = Reason::ALL.iter().filter(|reason| **reason != Reason::Policy);
-    [RULE, ISOLATION, AUDIT]
+    [RULE, ISOLATION]
         .into_iter()
         .chain(others.map(|reason| reason.name()))
 }

@@ -24,18 +24,18 @@ pub enum Record {
 pub enum Verdict {
     Allowed,
     Denied,
-    /// Allowed only because the policies that would deny it are in audit.
-    Audited,
+    /// Allowed, only because the policies that would deny it are in audit.
+    Audit,
 }
 
 impl Verdict {
-    pub const ALL: [Self; 3] = [Self::Allowed, Self::Denied, Self::Audited];
+    pub const ALL: [Self; 3] = [Self::Allowed, Self::Denied, Self::Audit];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
-            Self::Audited => "audited",
+            Self::Audit => "audit",
         }
     }
 }
@@ -58,14 +58,14 @@ pub struct Flow {
     /// As the pod that is judged sees it.
     #[serde(with = "lowercase")]
     pub direction: Direction,
-    /// `rule`, `isolation`, `audit`, or one of the reasons that the metrics have.
+    /// `rule`, `isolation`, or one of the reasons that the metrics have.
     pub reason: Cow<'static, str>,
     /// The pod that is judged: at `destination` for ingress, at `source` for egress. `None`: the interface is nobody's (any more).
     #[serde(with = "name", default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<ObjectId>,
     /// The pod's interface on the host.
     pub ifindex: u32,
-    /// The policy that allows; or all that isolate, or are in audit, where none allows; or none.
+    /// The policy that allows; or all that isolate, where none allows; or none.
     #[serde(with = "names", default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<ObjectId>,
     /// The rule that allows, as in `spec.ingress[0]`.
@@ -125,15 +125,18 @@ impl End {
 }
 
 impl Flow {
-    /// Why it has its verdict, as in `rule shop/web spec.ingress[0]`, `isolated by shop/db, shop/default-deny` or `spoofed`.
+    /// Why it has its verdict, as in `shop/web spec.ingress[0]`, `isolated by shop/db, shop/default-deny`, `spoofed`, or `in audit:
+    /// shop/db`.
     pub fn because(&self) -> String {
         let policies = || spelling::listed(&self.policies);
+        if self.verdict == Verdict::Audit {
+            return match &*self.reason {
+                ISOLATION => format!("in audit: {}", policies()),
+                reason => format!("in audit: {}; {reason}", policies()),
+            };
+        }
         match (&*self.reason, &self.rule) {
             (_, Some(rule)) => format!("{} {rule}", policies()),
-            (AUDIT, None) => format!("in audit: {}", policies()),
-            (reason, None) if self.verdict == Verdict::Audited => {
-                format!("in audit: {}; {reason}", policies())
-            }
             (ISOLATION, None) if !self.policies.is_empty() => format!("isolated by {}", policies()),
             (reason, None) => reason.to_string(),
         }
@@ -144,9 +147,6 @@ impl Flow {
 pub(super) const RULE: &str = "rule";
 /// Decided because policies isolate the pod and none allows.
 pub(super) const ISOLATION: &str = "isolation";
-
-/// Passed because policies that isolate the pod, none of which allows, are in audit.
-pub(super) const AUDIT: &str = "audit";
 
 /// Packets that were reported and are not told of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::book::Known;
-use super::flow::{AUDIT, End, Flow, ISOLATION, Loser, Lost, RULE, Record, Verdict};
+use super::flow::{End, Flow, ISOLATION, Loser, Lost, RULE, Record, Verdict};
 use super::journal::Journal;
 use super::snapshot::Snapshot;
 use super::spelling;
@@ -164,8 +164,8 @@ impl Recorder {
             Some(RuleInfo::Isolation { policies, .. }) => (ISOLATION, policies.to_vec(), None),
             Some(RuleInfo::Audit { policies, .. }) => {
                 let reason = match event.reason {
-                    Reason::Policy => AUDIT,
-                    other => other.name(),
+                    Reason::Policy => ISOLATION,
+                    reason => reason.name(),
                 };
                 (reason, policies.to_vec(), None)
             }
@@ -185,7 +185,7 @@ impl Recorder {
             time: self.clock.at(event.time),
             node: self.node.clone(),
             verdict: match event {
-                Event { audited: true, .. } => Verdict::Audited,
+                Event { audited: true, .. } => Verdict::Audit,
                 Event { allowed: true, .. } => Verdict::Allowed,
                 _ => Verdict::Denied,
             },
@@ -228,12 +228,12 @@ fn log(flow: &Flow) {
 
 /// What the programs' clock is behind the machine's.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+struct Clock {
     offset: SignedDuration,
 }
 
 impl Clock {
-    pub fn new() -> Self {
+    fn new() -> Self {
         let monotonic = clock_gettime(ClockId::Monotonic);
         let monotonic = SignedDuration::new(monotonic.tv_sec, i32::try_from(monotonic.tv_nsec).unwrap_or(0));
         let now = SystemTime::now()
@@ -245,7 +245,7 @@ impl Clock {
         }
     }
 
-    pub fn at(&self, monotonic: Duration) -> Timestamp {
+    fn at(&self, monotonic: Duration) -> Timestamp {
         let time = SignedDuration::try_from(monotonic).ok();
         time.and_then(|time| self.offset.checked_add(time))
             .and_then(|time| Timestamp::from_duration(time).ok())

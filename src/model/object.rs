@@ -88,6 +88,8 @@ pub struct Pod {
     pub created: Option<i64>,
     /// `palisade.dev/allowed-source-prefixes`: what it may send from besides its own addresses.
     pub source_prefixes: Vec<Cidr>,
+    /// `palisade.dev/log-allowed`: packets that it is allowed are reported too, the first of each flow.
+    pub log_allowed: bool,
 }
 
 impl Pod {

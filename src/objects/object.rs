@@ -118,6 +118,8 @@ pub struct Identity {
     pub created: Option<i64>,
     /// Of a pod.
     pub source_prefixes: Vec<Cidr>,
+    /// Of a pod.
+    pub log_allowed: bool,
     /// Of a policy or a namespace.
     pub enforcement: Option<Enforcement>,
 }
@@ -136,6 +138,7 @@ impl Identity {
                 Kind::Pod => pod::source_prefixes(&annotations, metadata, reader),
                 _ => Vec::new(),
             },
+            log_allowed: kind == Kind::Pod && pod::log_allowed(&annotations, metadata, reader),
             enforcement: match kind {
                 Kind::Policy | Kind::Namespace => enforcement::read(&annotations, metadata, reader),
                 _ => None,

@@ -35,6 +35,7 @@ fn image(
             id: ObjectId::new("shop", uid),
             addresses: Vec::new(),
             source_prefixes: Vec::new(),
+            log_allowed: false,
             ingress: direction(psid),
             egress: direction(0),
         };

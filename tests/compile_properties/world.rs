@@ -139,6 +139,7 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
                 finished: false,
                 created: None,
                 source_prefixes: Vec::new(),
+                log_allowed: false,
             })
         };
         pods.into_iter().enumerate().filter_map(pod).collect()
@@ -424,6 +425,7 @@ pub fn dense_change() -> impl Strategy<Value = (World, World)> {
                 finished: false,
                 created: None,
                 source_prefixes: Vec::new(),
+                log_allowed: false,
             })
             .collect(),
     };

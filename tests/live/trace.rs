@@ -185,7 +185,7 @@ fn a_trace_shows_each_packets_way_with_the_names_of_pods_and_rules() {
             "shop/api ingress TCP SYN ",
             "(shop/web) -> ",
             ":9090 (shop/api)",
-            "\n  conntrack  miss\n",
+            "\n  conntrack  not asked\n",
             "(shop/api), peer is of class 0x",
             "by 9090/TCP, nodes read: 1: no rule allows\n",
             "\n  verdict    denied: isolated by shop/api\n",

@@ -137,6 +137,7 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
         finished: rng.one_in(12),
         created: (!rng.one_in(6)).then(|| rng.below(4) as i64),
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 

@@ -125,6 +125,7 @@ pub fn image() -> Image {
             id: ObjectId::new("shop", &format!("pod-{n}")),
             addresses: vec![address(false, n), address(true, n)],
             source_prefixes: if n == ROUTER { widened.to_vec() } else { Vec::new() },
+            log_allowed: false,
             ingress: side(ingress, 3),
             egress: side(egress, 4),
         };

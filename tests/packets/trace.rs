@@ -490,14 +490,14 @@ fn a_filter_takes_a_flow_both_ways_with_what_quotes_it_and_nothing_else() {
         ),
         (
             TraceFilter {
-                verdict: Some(Outcome::Dropped),
+                verdicts: &[Outcome::Dropped],
                 ..nothing
             },
             "00000100",
         ),
         (
             TraceFilter {
-                verdict: Some(Outcome::Allowed),
+                verdicts: &[Outcome::Allowed],
                 ..nothing
             },
             "11111011",
@@ -512,7 +512,7 @@ fn a_filter_takes_a_flow_both_ways_with_what_quotes_it_and_nothing_else() {
         (
             TraceFilter {
                 reason: Some(Reason::Policy),
-                verdict: Some(Outcome::Allowed),
+                verdicts: &[Outcome::Allowed],
                 ..nothing
             },
             "11011010",

@@ -23,7 +23,8 @@ pub struct TraceFilter {
     pub protocol: Option<u8>,
     /// [`Reason::Policy`]: a rule or an isolation, or policies in audit, decided.
     pub reason: Option<Reason>,
-    pub verdict: Option<Outcome>,
+    /// None: all.
+    pub verdicts: &'static [Outcome],
 }
 
 impl TraceFilter {
@@ -35,7 +36,7 @@ impl TraceFilter {
             port,
             protocol,
             reason,
-            verdict,
+            verdicts,
         } = *self;
         let (source_be, source_mask_be, source_family) = block(source);
         let (destination_be, destination_mask_be, destination_family) = block(destination);
@@ -46,7 +47,10 @@ impl TraceFilter {
             destination_be,
             destination_mask_be,
             reasons: reason.map_or(u32::MAX, |reason| 1 << reason as u32),
-            verdicts: verdict.map_or(u32::MAX, |verdict| 1 << verdict as u32),
+            verdicts: match verdicts {
+                [] => u32::MAX,
+                some => some.iter().fold(0, |set, verdict| set | 1 << *verdict as u32),
+            },
             limit: packets,
             port_be: port.unwrap_or(0).to_be(),
             source_family,

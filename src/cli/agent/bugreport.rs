@@ -98,7 +98,7 @@ pub async fn bugreport(client: &Client, file: Option<&Path>, out: &mut dyn Write
 }
 
 /// What a node is called, as a part of a file's name.
-fn file_name(node: &str) -> String {
+pub fn file_name(node: &str) -> String {
     let safe = |c: char| {
         if c.is_ascii_alphanumeric() || "-.".contains(c) {
             c
@@ -143,7 +143,7 @@ fn pack(folder: &str, time: Timestamp, parts: &[(String, Vec<u8>)]) -> io::Resul
 }
 
 /// In place of no file that is there.
-fn save(file: &Path, archive: &[u8]) -> io::Result<()> {
+pub fn save(file: &Path, archive: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -20,7 +20,7 @@ pub async fn flows(
     while let Some(line) = lines.next().await? {
         let mut next = Some(line);
         while let Some(line) = next {
-            write(&line, output, out)?;
+            write(&line, output, false, out)?;
             next = lines.ready();
         }
         out.flush()?;
@@ -28,24 +28,25 @@ pub async fn flows(
     Ok(())
 }
 
-fn write(line: &str, output: FlowOutput, out: &mut dyn Write) -> Result<()> {
+/// One record, as its line of JSON.
+pub fn write(line: &str, output: FlowOutput, nodes: bool, out: &mut dyn Write) -> Result<()> {
     if output == FlowOutput::Json {
         writeln!(out, "{}", escape_json(line))?;
         return Ok(());
     }
     let record: Record = serde_json::from_str(line)
         .context("the agent's answer cannot be understood; is it of another version than this command?")?;
+    // Of one width, so that they sort as text.
+    write!(out, "{:.6} ", record.time())?;
+    if nodes || output == FlowOutput::Wide {
+        write!(out, "{} ", escape(record.node()))?;
+    }
     match (&record, output) {
         (Record::Flow(flow), FlowOutput::Wide) => wide(flow, out)?,
         (Record::Flow(flow), _) => text(flow, out)?,
-        (Record::Lost(lost), _) => writeln!(out, "{} {lost}", time(&record))?,
+        (Record::Lost(lost), _) => writeln!(out, "{lost}")?,
     }
     Ok(())
-}
-
-/// Sorts as text.
-fn time(record: &Record) -> String {
-    format!("{:.6}", record.time())
 }
 
 fn ends(flow: &Flow, end: impl Fn(&End) -> String) -> String {
@@ -65,8 +66,7 @@ fn protocol(flow: &Flow) -> String {
 fn text(flow: &Flow, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
-        "{:.6} {:<7} {:<7} {} {}: {}",
-        flow.time,
+        "{:<7} {:<7} {} {}: {}",
         flow.verdict.as_str(),
         flow.direction.field(),
         ends(flow, End::name_and_port),
@@ -83,9 +83,7 @@ fn wide(flow: &Flow, out: &mut dyn Write) -> io::Result<()> {
     let pod = flow.pod.as_ref().map_or("-".into(), ToString::to_string);
     writeln!(
         out,
-        "{:.6} {} {:<7} {:<7} pod {} {} {}, {} bytes, interface {}: {}: {}",
-        flow.time,
-        escape(&flow.node),
+        "{:<7} {:<7} pod {} {} {}, {} bytes, interface {}: {}: {}",
         flow.verdict.as_str(),
         flow.direction.field(),
         escape(&pod),

@@ -2,8 +2,8 @@
 //! checked arguments. Out: the answer on the writer given, each name in it safe for a terminal.
 
 mod bugreport;
-mod flows;
-mod print;
+pub(super) mod flows;
+pub(super) mod print;
 mod table;
 mod trace;
 
@@ -12,6 +12,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
+pub(super) use self::bugreport::{file_name, save};
 use self::print::{Shown, is_well, print};
 use super::Outcome;
 use crate::args::{Ask, DataOutput, Question};

@@ -18,11 +18,11 @@ use crate::model::ObjectId;
 const LISTED: usize = 3;
 
 /// What has a form for people. `nodes`: of several nodes.
-pub(super) trait Shown: Serialize {
+pub trait Shown: Serialize {
     fn text(&self, nodes: bool, out: &mut dyn Write) -> io::Result<()>;
 }
 
-pub(super) fn print(shown: &impl Shown, nodes: bool, output: DataOutput, out: &mut dyn Write) -> Result<()> {
+pub fn print(shown: &impl Shown, nodes: bool, output: DataOutput, out: &mut dyn Write) -> Result<()> {
     match output {
         DataOutput::Text => shown.text(nodes, out)?,
         DataOutput::Json => writeln!(out, "{}", escape_json(&serde_json::to_string_pretty(shown)?))?,
@@ -82,6 +82,7 @@ fn direction(direction: &DirectionState) -> String {
     match direction.state {
         Isolation::Open => "open".into(),
         Isolation::Unknown => "unknown: denied".into(),
+        Isolation::Audit => format!("in audit: {}", listed(&direction.policies)),
         Isolation::Isolated => format!("isolated by {}", listed(&direction.policies)),
     }
 }
@@ -94,6 +95,7 @@ impl Shown for Vec<PolicyState> {
             "DIRECTIONS",
             "ALLOWED",
             "DENIED",
+            "AUDIT",
             "SLICES",
             "ENTRIES",
             "PODS HERE",
@@ -105,6 +107,7 @@ impl Shown for Vec<PolicyState> {
                 policy.directions.join(","),
                 count(policy.allowed),
                 count(policy.denied),
+                count(policy.audited),
                 policy.slices.to_string(),
                 policy.entries.to_string(),
                 listed(&policy.pods),
@@ -287,7 +290,7 @@ fn status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "enforces:    {}: {} pods on {} interfaces; {} of {} policies isolate pods here",
+        "enforces:    {}: {} pods on {} interfaces; {} of {} policies concern pods here",
         escape(&status.source),
         status.pods,
         status.interfaces,
@@ -369,7 +372,7 @@ fn queue(status: &Status) -> String {
 }
 
 /// Whether it does what it should.
-pub(super) fn is_well(status: &Status) -> bool {
+pub fn is_well(status: &Status) -> bool {
     status.ready && !status.queue.refused && !status.queue.incomplete
 }
 
@@ -398,6 +401,7 @@ mod tests {
                 packets: 3,
                 bytes: 4096,
             },
+            audited: Count::default(),
         }];
         for output in [DataOutput::Text, DataOutput::Json, DataOutput::Yaml] {
             let mut out = Vec::new();

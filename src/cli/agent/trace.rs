@@ -22,7 +22,7 @@ pub async fn trace(
     while let Some(line) = lines.next().await? {
         let mut next = Some(line);
         while let Some(line) = next {
-            ended = write(&line, output, out)?;
+            ended = write(&line, output, false, out)?;
             next = lines.ready();
         }
         out.flush()?;
@@ -35,15 +35,16 @@ pub async fn trace(
     Ok(())
 }
 
-/// Whether it was the last line.
-fn write(line: &str, output: TraceOutput, out: &mut dyn Write) -> Result<bool> {
+/// One line, as its line of JSON. Whether it was the last.
+pub fn write(line: &str, output: TraceOutput, nodes: bool, out: &mut dyn Write) -> Result<bool> {
     let told: TraceLine = serde_json::from_str(line)
         .context("the agent's answer cannot be understood; is it of another version than this command?")?;
     match (&told, output) {
         (_, TraceOutput::Json) => writeln!(out, "{}", escape_json(line))?,
         // Only JSON tells it: whoever reads the text sees packets.
         (TraceLine::Begun { .. }, _) => {}
-        (TraceLine::Packet(packet), _) => text(packet, out)?,
+        (TraceLine::Packet(packet), _) => text(packet, nodes, out)?,
+        (TraceLine::End(end), _) if nodes => writeln!(out, "{}: {}", escape(&end.node), summary(end))?,
         (TraceLine::End(end), _) => writeln!(out, "{}", summary(end))?,
     }
     Ok(matches!(told, TraceLine::End(_)))
@@ -61,12 +62,15 @@ fn summary(end: &TraceEnd) -> String {
     )
 }
 
-fn text(packet: &Packet, out: &mut dyn Write) -> io::Result<()> {
+fn text(packet: &Packet, nodes: bool, out: &mut dyn Write) -> io::Result<()> {
     let pod = packet.pod.as_ref().map_or("-".into(), ToString::to_string);
+    write!(out, "{:.6} ", packet.time)?;
+    if nodes {
+        write!(out, "{} ", escape(&packet.node))?;
+    }
     writeln!(
         out,
-        "{:.6} {} {} {}, {} bytes",
-        packet.time,
+        "{} {} {}, {} bytes",
         escape(&pod),
         packet.direction.field(),
         escape(&ends(&packet.headers)),
@@ -95,7 +99,7 @@ fn text(packet: &Packet, out: &mut dyn Write) -> io::Result<()> {
     step("verdict", verdict(packet))?;
     let next = match packet.verdict {
         Verdict::Denied => "dropped",
-        Verdict::Allowed | Verdict::Audited => "passed on to what is attached next, then the node or the pod",
+        Verdict::Allowed | Verdict::Audit => "passed on to what is attached next, then the node or the pod",
     };
     step("next", next.into())
 }

@@ -169,6 +169,7 @@ fn build((pods, policies, backends): (Vec<PodSeed>, Vec<PolicySeed>, Vec<u8>)) -
         finished: special == 1,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     };
     let policy =
         |(number, (namespace, pod_selector, ingress, egress, enforcement)): (usize, PolicySeed)| Policy {

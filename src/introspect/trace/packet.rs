@@ -12,7 +12,7 @@ use crate::bpf::{
     Standing, Traced,
 };
 use crate::compile::RuleInfo;
-use crate::introspect::flow::{AUDIT, End, ISOLATION, RULE, Verdict};
+use crate::introspect::flow::{End, ISOLATION, RULE, Verdict};
 use crate::introspect::spelling::{self, lowercase, name, names};
 use crate::model::{Direction, ObjectId};
 
@@ -173,8 +173,10 @@ pub struct Table {
 /// What decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct By {
-    /// `rule`, `isolation`, `audit`, or one of the reasons that the metrics have.
+    /// `rule`, `isolation`, or one of the reasons that the metrics have.
     pub reason: Cow<'static, str>,
+    /// Only because these policies are in audit it was not dropped.
+    pub audit: bool,
     #[serde(with = "names", default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<ObjectId>,
     /// As in `spec.ingress[0]`.
@@ -185,6 +187,7 @@ pub struct By {
 impl By {
     /// `reason`: where no policy decided, or what a packet in audit would be dropped for.
     fn new(rule: Option<&RuleInfo>, reason: Reason) -> Self {
+        let audit = matches!(rule, Some(RuleInfo::Audit { .. }));
         let named = |name: &'static str| match reason {
             Reason::Policy => name,
             other => other.name(),
@@ -192,11 +195,12 @@ impl By {
         let (reason, policies, rule) = match rule {
             Some(RuleInfo::Rule(rule)) => (RULE, vec![rule.policy.clone()], Some(spelling::place(rule))),
             Some(RuleInfo::Isolation { policies, .. }) => (named(ISOLATION), policies.to_vec(), None),
-            Some(RuleInfo::Audit { policies, .. }) => (named(AUDIT), policies.to_vec(), None),
+            Some(RuleInfo::Audit { policies, .. }) => (named(ISOLATION), policies.to_vec(), None),
             None => (reason.name(), Vec::new(), None),
         };
         Self {
             reason: reason.into(),
+            audit,
             policies,
             rule,
         }
@@ -209,9 +213,9 @@ impl fmt::Display for By {
         let policies = spelling::listed(&self.policies);
         match (&*self.reason, &self.rule) {
             (_, Some(rule)) => write!(f, "rule {policies} {rule}"),
+            (ISOLATION, None) if self.audit => write!(f, "in audit: {policies}"),
+            (reason, None) if self.audit => write!(f, "in audit: {policies}; {reason}"),
             (ISOLATION, None) => write!(f, "isolated by {policies}"),
-            (AUDIT, None) => write!(f, "in audit: {policies}"),
-            (reason, None) if !self.policies.is_empty() => write!(f, "{reason}; in audit: {policies}"),
             (reason, None) => f.write_str(reason),
         }
     }
@@ -248,7 +252,7 @@ impl Packet {
             verdict: match traced.outcome {
                 Outcome::Dropped => Verdict::Denied,
                 Outcome::Allowed => Verdict::Allowed,
-                Outcome::Audited => Verdict::Audited,
+                Outcome::Audited => Verdict::Audit,
             },
             by: By::new(named.rule.as_ref(), traced.reason),
             recorded: traced.recorded,

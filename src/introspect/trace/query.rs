@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use crate::bpf::{Outcome, Reason, TraceFilter};
 use crate::introspect::answer::Refusal;
 use crate::introspect::filter::{Name, number, one_of, parsed, reasons};
-use crate::introspect::flow::{AUDIT, ISOLATION, RULE, Verdict};
+use crate::introspect::flow::{ISOLATION, RULE, Verdict};
 use crate::introspect::spelling;
 use crate::model::Cidr;
 
@@ -76,27 +76,20 @@ impl TraceQuery {
         let wanted = self.verdict.map(|verdict| match verdict {
             Verdict::Allowed => Outcome::Allowed,
             Verdict::Denied => Outcome::Dropped,
-            Verdict::Audited => Outcome::Audited,
+            Verdict::Audit => Outcome::Audited,
         });
-        let (reason, implied) = match self.reason.as_deref() {
-            None => (None, None),
-            Some(RULE) => (Some(Reason::Policy), Some(Outcome::Allowed)),
-            Some(ISOLATION) => (Some(Reason::Policy), Some(Outcome::Dropped)),
-            Some(AUDIT) => (Some(Reason::Policy), Some(Outcome::Audited)),
-            Some(name) => (
-                Reason::ALL.iter().copied().find(|reason| reason.name() == name),
-                None,
-            ),
+        let named = |name: &str| Reason::ALL.iter().copied().find(|reason| reason.name() == name);
+        const FALLEN: &[Outcome] = &[Outcome::Dropped, Outcome::Audited];
+        let (reason, possible) = match self.reason.as_deref() {
+            None => (None, &Outcome::ALL[..]),
+            Some(RULE) => (Some(Reason::Policy), &[Outcome::Allowed][..]),
+            Some(ISOLATION) => (Some(Reason::Policy), FALLEN),
+            Some(name) => match named(name) {
+                Some(reason) if reason.drops() => (Some(reason), FALLEN),
+                reason => (reason, &[Outcome::Allowed][..]),
+            },
         };
-        let drops = reason.is_some_and(Reason::drops);
-        let contradicts = match (wanted, implied) {
-            (Some(wanted), Some(implied)) => wanted != implied,
-            (Some(Outcome::Allowed), None) => drops,
-            (Some(Outcome::Dropped | Outcome::Audited), None) => {
-                reason.is_some_and(|reason| reason != Reason::Policy && !drops)
-            }
-            (None, _) => false,
-        };
+        let contradicts = wanted.is_some_and(|wanted| !possible.contains(&wanted));
         if contradicts {
             let reason = self.reason.as_deref().unwrap_or_default();
             let verdict = self.verdict.map_or("", Verdict::as_str);
@@ -111,7 +104,12 @@ impl TraceQuery {
             port: self.port,
             protocol: self.protocol,
             reason,
-            verdict: wanted.or(implied),
+            verdicts: match wanted {
+                Some(Outcome::Allowed) => &[Outcome::Allowed],
+                Some(Outcome::Dropped) => &[Outcome::Dropped],
+                Some(Outcome::Audited) => &[Outcome::Audited],
+                None => possible,
+            },
         })
     }
 
@@ -312,22 +310,24 @@ mod tests {
             ..TraceQuery::default()
         };
         let filter = ask("isolation", None).filter().unwrap();
+        assert_eq!(filter.reason, Some(Reason::Policy));
+        assert_eq!(filter.verdicts, [Outcome::Dropped, Outcome::Audited]);
+        let filter = ask("open", None).filter().unwrap();
         assert_eq!(
-            (filter.reason, filter.verdict),
-            (Some(Reason::Policy), Some(Outcome::Dropped))
+            (filter.reason, filter.verdicts),
+            (Some(Reason::Open), &[Outcome::Allowed][..])
         );
-        let filter = ask("spoofed", None).filter().unwrap();
-        assert_eq!((filter.reason, filter.verdict), (Some(Reason::Spoofed), None));
+        assert_eq!(TraceQuery::default().filter().unwrap().verdicts, Outcome::ALL);
         for (reason, verdict, possible) in [
             ("isolation", Verdict::Allowed, false),
             ("isolation", Verdict::Denied, true),
             ("spoofed", Verdict::Allowed, false),
             ("spoofed", Verdict::Denied, true),
             // What would be dropped for this reason passes in audit.
-            ("fragment", Verdict::Audited, true),
+            ("fragment", Verdict::Audit, true),
             ("open", Verdict::Denied, false),
             ("open", Verdict::Allowed, true),
-            ("rule", Verdict::Audited, false),
+            ("rule", Verdict::Audit, false),
         ] {
             let filter = ask(reason, Some(verdict)).filter();
             assert_eq!(filter.is_ok(), possible, "{reason} {verdict}");

@@ -87,6 +87,7 @@ fn slices(pods: u8) -> Vec<Arc<PolicyEndpoint>> {
             finished: false,
             created: None,
             source_prefixes: Vec::new(),
+            log_allowed: false,
         }));
     }
     index.apply(Change::Policy(Policy {
