@@ -23,7 +23,7 @@ pub struct TraceFilter {
     pub protocol: Option<u8>,
     /// [`Reason::Policy`]: a rule or an isolation, or policies in audit, decided.
     pub reason: Option<Reason>,
-    /// None: all.
+    /// Empty: all.
     pub verdicts: &'static [Outcome],
 }
 

@@ -5,7 +5,7 @@ mod bugreport;
 pub(super) mod flows;
 pub(super) mod print;
 mod table;
-mod trace;
+pub(super) mod trace;
 
 use std::io::Write;
 
