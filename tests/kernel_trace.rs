@@ -71,6 +71,7 @@ fn image(server: &Pod, friend: &Pod, stranger: &Pod) -> Image {
             id: ObjectId::new("shop", &pod.veth),
             addresses: pod.addresses.list(),
             source_prefixes: Vec::new(),
+            log_allowed: false,
             ingress: if uid(pod) == uid(server) {
                 isolated
             } else {
