@@ -27,6 +27,10 @@ fn main() -> Result<()> {
     compiler("bpf/palisade.bpf.c", &object)
         .build_and_generate(out.join("palisade.skel.rs"))
         .context("the BPF programs do not build: clang, libelf-dev, zlib1g-dev and linux-libc-dev are needed (make packages)")?;
+    // An object of its own, loaded when a trace begins: nothing of it is in the programs that stand at every pod.
+    compiler("bpf/trace.bpf.c", &out.join("trace.bpf.o"))
+        .build_and_generate(out.join("trace.skel.rs"))
+        .context("bpf/trace.bpf.c does not build")?;
     // What benches/datapath measures against: an object of its own, so that none of it is in the agent.
     compiler("bpf/bench.bpf.c", &out.join("bench.bpf.o"))
         .build()

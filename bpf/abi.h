@@ -305,4 +305,134 @@ struct event_budget {
 	__u64 lost;
 };
 
+/* What kind of packet it is. */
+enum kind {
+	KIND_UNREAD = 0,    /* no addresses: not IP, or cut short before them */
+	KIND_FLOW = 1,      /* has a key in conntrack */
+	KIND_STATELESS = 2, /* ICMP that is neither echo nor error: judged packet by packet */
+	KIND_NEIGHBOUR = 3, /* neighbour discovery, router solicitation, MLD */
+	KIND_ARP = 4,
+	KIND_ICMP_ERROR = 5,
+	KIND_ROUTER = 6,    /* router advertisement, redirect */
+};
+
+enum fragment {
+	FRAGMENT_NONE = 0,
+	FRAGMENT_FIRST = 1,
+	FRAGMENT_LATER = 2,
+};
+
+/*
+ * What follows is of the tracing programs alone (trace.bpf.c). They judge as the plain ones do, by the same maps, and tell of each
+ * packet how. Nothing of it is pinned, so none of it is part of the ABI.
+ */
+
+/* trace_filter: one entry. Which packets are told of. */
+struct trace_filter {
+	__u64 until;              /* CLOCK_MONOTONIC, ns: nothing is told any more, should nobody end the trace */
+	__u32 source_be[4];       /* in the bits of the mask; IPv4: the first word */
+	__u32 source_mask_be[4];
+	__u32 destination_be[4];
+	__u32 destination_mask_be[4];
+	__u32 reasons;            /* set of 1 << enum reason */
+	__u32 verdicts;           /* set of 1 << enum outcome */
+	__u32 limit;              /* records; by a few more where CPUs meet */
+	__u32 sent;               /* records, of all CPUs */
+	__u16 port_be;            /* 0: any */
+	__u8 source_family;       /* 4, 6, or 0: any */
+	__u8 destination_family;
+	__u8 protocol;
+	__u8 any_protocol;
+	__u8 reserved[2];
+};
+
+/* trace_counts, per CPU. */
+struct trace_counts {
+	__u64 seen;  /* packets that the tracing programs judged */
+	__u64 lost;  /* records that found the ring full */
+};
+
+/* What the programs did with a packet. */
+enum trace_step {
+	TRACE_PLAIN = 1,        /* read in place: TCP or UDP right behind a plain IP header */
+	TRACE_ESTABLISHED = 2,  /* passed by its entry in conntrack alone */
+	TRACE_POD = 4,          /* the interface is a pod's */
+	TRACE_OWN = 8,          /* the local address is the pod's own */
+	TRACE_QUOTED = 16,      /* conntrack and policy were asked of what it quotes */
+	TRACE_ASKED = 32,       /* conntrack was asked, */
+	TRACE_FOUND = 64,       /* and has an entry, */
+	TRACE_FOREIGN = 128,    /* which an earlier pod at this interface left, */
+	TRACE_EXPIRED = 256,    /* or that is too old, */
+	TRACE_CURRENT = 512,    /* or whose stamp is today's */
+	TRACE_RECORDED = 1024,  /* conntrack has a new entry */
+	TRACE_FIRST_KEPT = 2048, /* what a first fragment says was kept for those that follow */
+};
+
+/* What was asked of policy in one direction. */
+enum trace_question {
+	QUESTION_ASKED = 1,
+	QUESTION_ADDRESS = 2, /* the peer's class, if it has one, is that of its address, */
+	QUESTION_NETWORK = 4, /* or of a block that it is in */
+	QUESTION_ROW = 8,     /* the rule set has a row for the class */
+};
+
+struct trace_answer {
+	__u32 psid;     /* as pod_state has it, with the mark of an audit */
+	__u32 class_id; /* 0: none */
+	__u32 l4;       /* of the row */
+	__u32 place;    /* protocol << 16 | port, as the row's table was asked */
+	__u32 counter;  /* of the rule that lets it begin; 0: none does */
+	__u8 question;  /* set of enum trace_question */
+	__u8 nodes;     /* of the row's table, that were walked */
+	__u8 reserved[2];
+};
+
+/* A packet's headers, or those that an ICMP error quotes, as they were read. */
+struct trace_headers {
+	__u32 source_be[4]; /* IPv4: the first word */
+	__u32 destination_be[4];
+	__u32 id_be;           /* of the datagram, for fragments */
+	__u16 source_port_be;
+	__u16 destination_port_be;
+	__u16 ethertype_be;    /* behind tags */
+	__u16 l4;              /* offset of the transport header; 0: not read */
+	__u16 l4_length;       /* bytes from there on; 65535: more */
+	__u16 fragment_offset; /* bytes */
+	__u8 family;           /* 4, 6, or 0 while no addresses are read */
+	__u8 protocol;
+	__u8 kind;             /* enum kind */
+	__u8 reason;           /* why it cannot be judged as a flow; 0: it can */
+	__u8 fragment;         /* enum fragment */
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 hop_limit;
+	__u8 tagged;
+	__u8 reserved[7];
+};
+
+/* trace: one record a packet. */
+struct trace {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	struct trace_headers headers;
+	struct trace_headers quoted; /* TRACE_QUOTED */
+	struct trace_answer answer[2]; /* by direction */
+	struct ct flow;       /* TRACE_FOUND: as it was before */
+	__u32 steps;          /* set of enum trace_step */
+	__u32 generation[2];  /* TRACE_POD: of the pod's directions, */
+	__u32 psid[2];        /* and their rule sets, with the mark of an audit */
+	__u32 epoch;
+	__u32 now;            /* jiffies; TRACE_POD */
+	__u32 ifindex;
+	__u32 ingress_ifindex; /* 0: the node itself sent it */
+	__u32 slot;
+	__u32 length;  /* bytes of the frame */
+	__u32 counter; /* counters index that took the packet */
+	__u8 direction;
+	__u8 exempt;   /* enum ct_flags: who sends is not asked for a policy */
+	__u8 outcome;  /* enum outcome */
+	__u8 reason;   /* enum reason: of the counter, and of an audited one why it would be dropped */
+	__u8 first;    /* passed, and a flow began */
+	__u8 reserved[7];
+};
+
 #endif

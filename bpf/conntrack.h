@@ -5,6 +5,17 @@
 
 #include "events.h"
 
+static __always_inline __u32 psid_of(__u64 word)
+{
+	return word >> 32;
+}
+
+static __always_inline __u32 stamp_of(__u64 word, __u32 epoch)
+{
+	/* Both only grow: the sum is the same only while neither changed. */
+	return (__u32)word + epoch;
+}
+
 /*
  * The two lookups must stay two: were they merged into one by a pointer to either map, the kernel could not inline it, and would
  * call it by way of a retpoline. The compiler does not merge what differs, and these are followed by assembly (of nothing) that does.

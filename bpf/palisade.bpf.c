@@ -5,27 +5,20 @@
  * A packet of a flow that policy has allowed costs one conntrack lookup. Everything else goes to consider().
  */
 #include "conntrack.h"
-
-static __always_inline __u32 psid_of(__u64 word)
-{
-	return word >> 32;
-}
-
-static __always_inline __u32 stamp_of(__u64 word, __u32 epoch)
-{
-	/* Both only grow: the sum is the same only while neither changed. */
-	return (__u32)word + epoch;
-}
+#ifdef TRACING
+#include "trace.h"
+#endif
 
 /*
  * What policy says of a flow that begins in `direction`: the counters index of what lets it, with AUDITED where that is only an
  * audit; 0: denied.
  */
-static __always_inline __u32 asked(const struct packet *p, const struct scene *s, __u8 direction)
+static __always_inline __u32 asked(const struct packet *p, struct scene *s, __u8 direction)
 {
 	__u32 psid = psid_of(s->word[direction & 1]);
-	__u32 counter = policy(p, unmarked(psid), direction);
+	__u32 counter = policy(p, s, unmarked(psid), direction);
 
+	TRACE(trace_answer(s, direction, psid, counter));
 	return counter || !(psid & AUDITED) ? counter : audited(s, direction);
 }
 
@@ -108,16 +101,17 @@ static __always_inline __u32 known_flow(const struct packet *p, struct scene *s,
 }
 
 /* The flow that a packet belongs to, in `place` too; not one of an earlier pod on a reused interface index, nor forgotten. */
-static __always_inline struct ct *live_flow(const struct packet *p, const struct scene *s, struct ct **place)
+static __always_inline struct ct *live_flow(const struct packet *p, struct scene *s, struct ct **place)
 {
 	struct ct *ct = s->own && !p->unknown ? ct_lookup(&p->key, p->family) : NULL;
 
+	TRACE(if (s->own) trace_flow(s, ct));
 	*place = ct;
 	return ct && ct->slot == s->slot && !ct_expired(ct, s->now) ? ct : NULL;
 }
 
 /* Records a flow that policy lets begin, in the place of an old one if there is one. */
-static __always_inline void begin_flow(const struct packet *p, const struct scene *s, struct ct *place, __u8 direction,
+static __always_inline void begin_flow(const struct packet *p, struct scene *s, struct ct *place, __u8 direction,
 				      __u32 counter)
 {
 	struct ct new = {
@@ -131,6 +125,7 @@ static __always_inline void begin_flow(const struct packet *p, const struct scen
 	};
 
 	ct_store(p, place, &new);
+	TRACE(s->trace.steps |= TRACE_RECORDED);
 }
 
 /* Whether a packet asks for a flow: a connection request, or one that belongs to none and could not be in the middle of one. */
@@ -212,11 +207,13 @@ static __noinline int quotes_allowed(struct __sk_buff *skb, struct scratch *scra
 	q->ifindex = p->ifindex;
 	q->l4 = p->l4 + 8;
 	parse_ip(skb, p->family == 6, QUOTED);
+	TRACE(s->trace.steps |= TRACE_QUOTED);
 	if (q->reason || q->kind != KIND_FLOW || !s->own || !owns_local(q, pod, s->slot))
 		return 0;
 	if (p->direction == EGRESS && !same_remote(p, q))
 		return 0;
 	ct = ct_lookup(&q->key, q->family);
+	TRACE(trace_flow(s, ct));
 	if (ct && ct->slot == s->slot && !ct_expired(ct, s->now)) {
 		if (ct->flags || ct->stamp == stamp_of(s->word[ct->direction & 1], s->epoch))
 			return 1;
@@ -328,6 +325,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 		s->audited_by[EGRESS] = *(volatile __u32 *)&pod->audited_by[EGRESS];
 		s->now = now_jiffies();
 		s->log_allowed = c->log_allowed || pod->flags & POD_LOG_ALLOWED;
+		TRACE(s->trace.steps |= TRACE_POD);
 		consider(skb, scratch, pod);
 	} else if (s->exempt == CT_NODE) {
 		pass(s, COUNTER(REASON_NODE, INGRESS));
@@ -345,7 +343,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 }
 
 /* Whether a packet is of a flow whose last verdict still holds; if so, it is counted. */
-static __always_inline int established(struct __sk_buff *skb, const struct plain *q, struct ct *ct, const __u8 direction)
+static __always_inline int established(struct __sk_buff *skb, const struct plain *q, __u8 family, struct ct *ct,
+				       const __u8 direction)
 {
 	__u32 slot = ct->slot, zero = 0, now = now_jiffies();
 	struct pod_state *pod = bpf_map_lookup_elem(&pod_state, &slot);
@@ -355,6 +354,7 @@ static __always_inline int established(struct __sk_buff *skb, const struct plain
 		return 0;
 	if (ct->flags && direction == INGRESS)
 		return 0;
+	TRACE(trace_established(skb, q, family, ct, pod, c->epoch, now, direction));
 	ct_touch(ct, direction, q->protocol, q->tcp_flags, now);
 	count(ct->counter, skb->len);
 	return 1;
@@ -372,14 +372,17 @@ static __always_inline int judge(struct __sk_buff *skb, const __u8 direction)
 	if (family && !syn_only(q.protocol, q.tcp_flags)) {
 		struct ct *ct = ct_lookup(&q.key, family);
 
-		if (ct && established(skb, &q, ct, direction))
+		if (ct && established(skb, &q, family, ct, direction)) {
+			TRACE(send_trace(skb));
 			return VERDICT_PASS;
+		}
 		unknown = !ct;
 	}
 	slow = scratch_of_cpu();
 	if (!slow)
 		return VERDICT_DROP;
 	p = &slow->packet[0];
+	TRACE(trace_begin(&slow->scene, family));
 	if (family) {
 		copy_plain(skb, p, &q, family, direction);
 		p->unknown = unknown;
@@ -387,8 +390,11 @@ static __always_inline int judge(struct __sk_buff *skb, const __u8 direction)
 		parse(skb, p, direction);
 	}
 	verdict = begin(skb, slow);
-	if (verdict == VERDICT_PASS && p->fragment == FRAGMENT_FIRST && p->family && !p->reason)
+	if (verdict == VERDICT_PASS && p->fragment == FRAGMENT_FIRST && p->family && !p->reason) {
 		frag_store(p);
+		TRACE(slow->scene.trace.steps |= TRACE_FIRST_KEPT);
+	}
+	TRACE(send_trace(skb));
 	return slow->scene.watches ? VERDICT_PASS : verdict;
 }
 

@@ -5,7 +5,8 @@
 
 #include "packet.h"
 
-static __always_inline __u32 class_of(const struct packet *p)
+/* `direction`: in which policy is asked; here and below, for a trace alone. */
+static __always_inline __u32 class_of(const struct packet *p, struct scene *s, __u8 direction)
 {
 	__u32 zero = 0, *class_id;
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
@@ -16,6 +17,7 @@ static __always_inline __u32 class_of(const struct packet *p)
 		struct net4_key net = { .prefix = 32, .addr_be = p->key.v4.remote_be };
 
 		class_id = bpf_map_lookup_elem(&ip4, &net.addr_be);
+		TRACE(answer_of(s, direction)->question |= class_id ? QUESTION_ADDRESS : QUESTION_NETWORK);
 		if (!class_id && c->networks4)
 			class_id = bpf_map_lookup_elem(&net4, &net);
 	} else {
@@ -23,6 +25,7 @@ static __always_inline __u32 class_of(const struct packet *p)
 
 		__builtin_memcpy(net.addr_be, p->key.v6.remote_be, 16);
 		class_id = bpf_map_lookup_elem(&ip6, net.addr_be);
+		TRACE(answer_of(s, direction)->question |= class_id ? QUESTION_ADDRESS : QUESTION_NETWORK);
 		if (!class_id && c->networks6)
 			class_id = bpf_map_lookup_elem(&net6, &net);
 	}
@@ -40,7 +43,7 @@ static __always_inline __u64 l4_index(__u64 at)
  * The interval that holds `value`, by binary search without branches, so that the verifier walks it once a level.
  * Entries from `count` on hold 0xffffffff in first[].
  */
-static __always_inline __u32 l4_search(__u32 id, __u32 value)
+static __always_inline __u32 l4_search(__u32 id, __u32 value, struct scene *s, __u8 direction)
 {
 	int level, step;
 
@@ -50,6 +53,7 @@ static __always_inline __u32 l4_search(__u32 id, __u32 value)
 
 		if (!node)
 			return 0;
+		TRACE(answer_of(s, direction)->nodes = level + 1);
 #pragma unroll
 		for (step = L4_FANOUT / 2; step; step >>= 1) {
 			/* All ones where first <= value. */
@@ -65,7 +69,7 @@ static __always_inline __u32 l4_search(__u32 id, __u32 value)
 }
 
 /* Counters index of the rule that lets a flow begin in `direction` under `psid`, which bears no mark of an audit; 0: denied. */
-static __always_inline __u32 policy(const struct packet *p, __u32 psid, __u8 direction)
+static __always_inline __u32 policy(const struct packet *p, struct scene *s, __u32 psid, __u8 direction)
 {
 	struct row_key key = { .psid = psid };
 	struct row *r;
@@ -75,10 +79,12 @@ static __always_inline __u32 policy(const struct packet *p, __u32 psid, __u8 dir
 		return COUNTER(REASON_OPEN, direction);
 	if (psid < PSID_FIRST)
 		return 0;
-	key.class_id = class_of(p);
+	key.class_id = class_of(p, s, direction);
+	TRACE(answer_of(s, direction)->class_id = key.class_id);
 	if (!key.class_id)
 		return 0;
 	r = bpf_map_lookup_elem(&row, &key);
+	TRACE(trace_row(answer_of(s, direction), r));
 	if (!r || r->l4 == L4_DENY)
 		return 0;
 	if (r->l4 == L4_ALLOW)
@@ -86,7 +92,8 @@ static __always_inline __u32 policy(const struct packet *p, __u32 psid, __u8 dir
 	value = (__u32)p->protocol << 16;
 	if (p->protocol != IPPROTO_ICMP && p->protocol != IPPROTO_ICMPV6)
 		value |= bpf_ntohs(direction == EGRESS ? remote_port_be(p) : local_port_be(p));
-	return l4_search(r->l4, value);
+	TRACE(answer_of(s, direction)->place = value);
+	return l4_search(r->l4, value, s, direction);
 }
 
 static __always_inline int same6(const __u32 *a, const __u32 *b)

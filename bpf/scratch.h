@@ -6,21 +6,17 @@
 #include "config.h"
 #include "maps.h"
 
-enum kind {
-	KIND_UNREAD = 0,    /* no addresses: not IP, or cut short before them */
-	KIND_FLOW = 1,      /* has a key in conntrack */
-	KIND_STATELESS = 2, /* ICMP that is neither echo nor error: judged packet by packet */
-	KIND_NEIGHBOUR = 3, /* neighbour discovery, router solicitation, MLD */
-	KIND_ARP = 4,
-	KIND_ICMP_ERROR = 5,
-	KIND_ROUTER = 6,    /* router advertisement, redirect */
-};
-
-enum fragment {
-	FRAGMENT_NONE = 0,
-	FRAGMENT_FIRST = 1,
-	FRAGMENT_LATER = 2,
-};
+/* In the tracing programs (trace.bpf.c) alone: nothing of it is in the others. */
+#ifdef TRACING
+#define TRACE(statement) \
+	do {             \
+		statement; \
+	} while (0)
+#else
+#define TRACE(statement) \
+	do {             \
+	} while (0)
+#endif
 
 /* Ports 0 where there are none. The protocol is the real one, behind extension headers. */
 union flow_key {
@@ -80,7 +76,29 @@ struct scene {
 	__u8 watches; /* POD_IF_WATCHES: a drop is none */
 	__u8 log_allowed; /* the pod's first packets allowed are reported too */
 	__u32 counter; /* counters index that takes the packet */
+#ifdef TRACING
+	struct {
+		struct trace_answer answer[2];
+		struct ct flow;
+		__u32 steps;
+	} trace; /* see struct trace */
+#endif
 };
+
+#ifdef TRACING
+static __always_inline struct trace_answer *answer_of(struct scene *s, __u8 direction)
+{
+	return &s->trace.answer[direction & 1];
+}
+
+static __always_inline void trace_row(struct trace_answer *answer, const struct row *row)
+{
+	if (!row)
+		return;
+	answer->question |= QUESTION_ROW;
+	answer->l4 = row->l4;
+}
+#endif
 
 /*
  * The packet at hand where it is not plainly one of an allowed flow. In a map rather than on the stack because the
@@ -90,6 +108,9 @@ struct scene {
 struct scratch {
 	struct packet packet[2]; /* [QUOTED]: what an ICMP error quotes */
 	struct scene scene;
+#ifdef TRACING
+	struct trace record;
+#endif
 };
 
 struct {

@@ -5,6 +5,7 @@
 mod agent;
 mod cluster;
 mod help;
+mod trace;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Kubectl, Question};
 use self::agent::{RawAsk, RawFlowKeeping, RawKubectl, RawSocket};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
+pub use self::trace::TraceOutput;
 use clap_complete::Shell;
 
 use crate::bpf::{AttachKind, Config, MapSizes};

@@ -7,6 +7,7 @@ mod node;
 mod secured;
 mod shown;
 mod standalone;
+mod traces;
 
 use std::future::Future;
 use std::io::Write;
@@ -29,6 +30,7 @@ use self::api_server::ApiServer;
 use self::node::{Node, Source};
 use self::shown::Shown;
 use self::standalone::Standalone;
+use self::traces::Traces;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
 use crate::cluster::{self, connection, controller, local};
@@ -44,6 +46,8 @@ use crate::observe::{self, Counters, Detail, Metrics, PREFIX, Readiness};
 const REQUESTS: usize = 64;
 /// How long what blocks may take to end.
 const END: Duration = Duration::from_secs(2);
+/// Requests for traces that wait for the loop; there is one trace at a time.
+const TRACES: usize = 8;
 /// What keeps an instance from being ready, as /readyz names it.
 const IN_FORCE: &str = "the policies in force";
 
@@ -275,7 +279,7 @@ impl Parts {
         &mut self,
         agent: introspect::Agent,
         flows: args::Flows,
-    ) -> Result<introspect::Reporter> {
+    ) -> Result<(introspect::Reporter, Traces)> {
         let args::Flows { socket, held, log } = flows;
         let (report, recorder, answers) = introspect::new(agent, held);
         self.add("flow recorder", recorder.run(self.shutdown.clone()));
@@ -283,11 +287,12 @@ impl Parts {
             let log = introspect::FlowLog::open(&destination, &answers)?;
             self.add("flow log", log.run(self.shutdown.clone()));
         }
-        match introspect::Server::bind(&socket, answers) {
+        let (ask, asked) = mpsc::channel(TRACES);
+        match introspect::Server::bind(&socket, answers.with_traces(ask)) {
             Ok(server) => self.add("API socket", server.run(self.shutdown.clone())),
-            Err(error) => warn!("palisade status, flows and others will not be answered: {error:#}"),
+            Err(error) => warn!("palisade status, flows, trace and others will not be answered: {error:#}"),
         }
-        Ok(report)
+        Ok((report, Traces::new(asked)))
     }
 
     /// The parts that enforce what `source` says, and what is counted in the kernel.
@@ -314,7 +319,7 @@ impl Parts {
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
         let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let report = self.introspection(
+        let (report, traces) = self.introspection(
             introspect::Agent {
                 node: node.into(),
                 source: name.clone(),
@@ -339,6 +344,7 @@ impl Parts {
             events,
             reader,
             shown: Shown::new(report),
+            traces,
             secure,
             cni: problems,
             metrics: self.metrics.clone(),

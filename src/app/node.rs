@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::flows::Numbers;
 use super::secured::Secured;
 use super::shown::Shown;
+use super::traces::Traces;
 use crate::bpf::{Event, EventReader, Settled};
 use crate::introspect::{Known, Loser, Watches};
 use crate::model::Problem;
@@ -81,6 +82,8 @@ pub struct Node<S> {
     pub shown: Shown,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
+    /// Who follows packets, and how far it is.
+    pub traces: Traces,
     /// What stands in the way of the CNI plugin.
     pub cni: watch::Receiver<Vec<Problem>>,
     pub metrics: Metrics,
@@ -165,6 +168,10 @@ impl<S: Source> Node<S> {
                     }
                     continue;
                 }
+                step = self.traces.next() => {
+                    self.traces.take(step, &mut self.agent);
+                    continue;
+                }
             }
             let begun = Instant::now();
             let (mut due, mut policies) = (!changed && !asked, false);
@@ -218,6 +225,7 @@ impl<S: Source> Node<S> {
             problems.replace(vec![("node", enforced.problems)]);
             self.tell(&mut problems);
         }
+        self.traces.stop(&mut self.agent);
         self.reader.stop()
     }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::help;
+use super::trace::{RawTrace, TraceOutput};
+use crate::introspect::trace::TraceQuery;
 use crate::introspect::{
     self, CONNTRACK, ConntrackQuery, Destination, File, Filter, FlowQuery, Name, ObjectQuery, Verdict,
     reasons,
@@ -32,6 +34,7 @@ pub struct Ask {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     Flows(FlowQuery, FlowOutput),
+    Trace(TraceQuery, TraceOutput),
     Status(DataOutput),
     Pods(ObjectQuery, DataOutput),
     Policies(ObjectQuery, DataOutput),
@@ -179,6 +182,9 @@ pub(super) enum RawAsk {
     /// Show packets that were denied, or allowed where that is asked for
     #[command(after_help = help::FLOWS)]
     Flows(RawFlows),
+    /// Follow packets through the programs, step by step, for a bounded time
+    #[command(after_help = help::TRACE)]
+    Trace(RawTrace),
     /// Show the pods that are enforced, and which policies isolate them
     #[command(after_help = help::PODS)]
     Pods(RawPods),
@@ -204,6 +210,7 @@ impl RawAsk {
         match self {
             Self::Status(raw) => raw.checked(Question::Status),
             Self::Flows(raw) => raw.checked(),
+            Self::Trace(raw) => raw.checked(),
             Self::Pods(raw) => raw.checked(),
             Self::Policies(raw) => raw.checked(),
             Self::Conntrack(raw) => raw.checked(),

@@ -80,6 +80,32 @@ Works after a crash too. Where nothing is left, it does nothing.
 
 Exit codes: 0 nothing is left; 1 something could not be removed; 2 wrong usage.";
 
+pub(super) const TRACE: &str = "\
+Asks the agent of this node, which puts programs that tell of their steps in the place of those at the pods' interfaces, for as
+long as the trace lasts; they judge alike, and no packet goes unjudged in between. Without --pod, that is at every pod of the
+node. What is not traced costs nothing more. There is one trace at a time on a node; it ends with this command.
+
+--source, --destination, --port and --protocol are those of a flow's first packet: its packets are shown both ways, and so are
+ICMP errors that quote it.
+
+Examples:
+  palisade trace --pod shop/web-0 --for 10s
+  palisade trace --source 10.0.3.7 --destination 10.0.0.0/16 --port 8080 --protocol TCP --packets 20
+  palisade trace --reason isolation --for 1m -o json
+
+JSON, one object a line:
+  {\"type\":\"begun\",\"node\"}: packets are told of from here on
+  {\"type\":\"packet\",\"time\",\"node\",\"pod\",\"ifindex\",\"receivedOn\",\"direction\",\"length\",\"headers\",\"quoted\",\"established\",\"ownAddress\",
+   \"exempt\",\"conntrack\",\"policy\",\"verdict\",\"by\",\"recorded\",\"firstKept\"}
+  headers and quoted are {\"protocol\",\"source\",\"destination\",\"tcpFlags\",\"icmpType\",\"echo\",\"fragment\":{\"id\",\"offset\"},\"tagged\",\"kind\",
+   \"inPlace\",\"unfit\"}; conntrack is {\"lookup\":\"none\" | \"miss\" | \"hit\",\"standing\",\"state\",\"began\",\"exempt\",\"ageSeconds\",\"stamp\",
+   \"stampNow\",\"by\"}; policy is a list of {\"direction\",\"ruleSet\",\"audited\",\"isolatedBy\",\"class\",\"classBy\",\"row\",
+   \"table\":{\"id\",\"protocol\",\"port\",\"nodes\"},\"allows\",\"by\"}; by is {\"reason\",\"audit\",\"policies\",\"rule\"}
+  {\"type\":\"end\",\"node\",\"why\":\"time\" | \"packets\" | \"agent\",\"packets\",\"seen\",\"lost\"}
+  What a packet does not have, or nobody knows, is left out.
+
+Exit codes: 0 answered; 2 wrong usage, no such pod, another trace is under way, or no agent answers.";
+
 pub(super) const FLOWS: &str = "\
 Asks the agent of this node; `kubectl palisade flows` asks those of all nodes. What is shown is the first packet of a flow, or
 each packet that is denied, as far as the agent reports them (`palisade run --events-per-second`); a line says how many were lost.

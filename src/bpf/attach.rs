@@ -153,7 +153,7 @@ impl Kernel {
             .collect()
     }
 
-    fn attach_program(&mut self, ifindex: u32, direction: Direction) -> Result<()> {
+    pub(super) fn attach_program(&mut self, ifindex: u32, direction: Direction) -> Result<()> {
         let attached = if self.tcx {
             self.attach_tcx(ifindex, hook(direction))
         } else {
@@ -175,8 +175,9 @@ impl Kernel {
                 let info = sys::tcx_info(link.as_fd())?;
                 match info {
                     Some(info) if info.ifindex == ifindex && info.hook == Some(hook) => {
-                        if info.program != self.program_ids[direction(hook) as usize] {
-                            sys::link_update(link.as_fd(), self.program(direction(hook)))?;
+                        let (program, wanted) = self.wanted(ifindex, direction(hook));
+                        if info.program != wanted {
+                            sys::link_update(link.as_fd(), program)?;
                         }
                         return Ok(());
                     }
@@ -189,7 +190,7 @@ impl Kernel {
         }
         let link = match self.redeem(ifindex, hook)? {
             Some(link) => link,
-            None => sys::tcx_attach(self.program(direction(hook)), ifindex, hook)?,
+            None => sys::tcx_attach(self.wanted(ifindex, direction(hook)).0, ifindex, hook)?,
         };
         replace_pin(&link, &path)?;
         // One that an earlier run left with the other kind would judge, and count, everything twice.
@@ -198,8 +199,7 @@ impl Kernel {
     }
 
     fn attach_clsact(&self, ifindex: u32, hook: Hook) -> Result<()> {
-        let program = self.program(direction(hook));
-        let wanted = self.program_ids[direction(hook) as usize];
+        let (program, wanted) = self.wanted(ifindex, direction(hook));
         if filter(ifindex, hook)?.is_none_or(|id| id != wanted) {
             sys::clsact_create(ifindex)
                 .context("cannot add a clsact qdisc (is sch_ingress there? modprobe sch_ingress)")?;

@@ -127,7 +127,7 @@ macro_rules! states {
                 }
             }
 
-            fn from_number(number: u8) -> Option<Self> {
+            pub(super) fn from_number(number: u8) -> Option<Self> {
                 match u32::from(number) {
                     $(abi::$number => Some(Self::$variant),)+
                     _ => None,

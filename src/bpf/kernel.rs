@@ -19,6 +19,7 @@ use super::placeholder::Placeholder;
 use super::predecessor::Predecessor;
 use super::steps::Written;
 use super::tables::Maps;
+use super::trace::Tracing;
 use super::{abi, attach, capability, clean, sys, types};
 use crate::compile::{Image, RuleInfo};
 use crate::model::Direction;
@@ -47,6 +48,8 @@ pub struct Kernel {
     pub(super) meanings: Arc<AtomicU64>,
     /// What readers of the counters share; empty where a change has made it anew.
     pub(super) places: OnceLock<Arc<Places>>,
+    /// Other programs, on some interfaces, for a while.
+    pub(super) tracing: Option<Tracing>,
 }
 
 /// What opening found and did.
@@ -123,6 +126,7 @@ impl Kernel {
             changes: 0,
             meanings: Arc::default(),
             places: OnceLock::new(),
+            tracing: None,
         };
         kernel.set_control();
         kernel.adopt_attachments()?;

@@ -179,7 +179,7 @@ fn verify(config: &Config, pinned: &BTreeMap<Map, OpenMap>) -> Result<Verified> 
     Ok((open, programs))
 }
 
-fn by_name(name: &str) -> Option<Map> {
+pub(super) fn by_name(name: &str) -> Option<Map> {
     Map::ALL.iter().copied().find(|map| map.name() == name)
 }
 
@@ -213,19 +213,41 @@ pub(super) const TIMEOUTS: [(u32, u32); 7] = [
 ];
 
 fn set_switches(config: &Config, skel: &mut OpenPalisadeSkel<'_>) -> Result<()> {
-    let switches = skel
+    let constants = skel
         .maps
         .rodata_data
         .as_deref_mut()
         .context("the BPF object has no switches")?;
-    let hz = hertz();
-    switches.hz = hz;
-    switches.events_per_second = config.events_per_second;
-    switches.frag_timeout = 30 * hz;
-    for (state, seconds) in TIMEOUTS {
-        switches.timeouts[state as usize] = seconds * hz;
-    }
+    let switches = Switches::new(config);
+    constants.hz = switches.hz;
+    constants.events_per_second = switches.events_per_second;
+    constants.frag_timeout = switches.frag_timeout;
+    constants.timeouts = switches.timeouts;
     Ok(())
+}
+
+/// What both kinds of programs are set to before load: see `bpf/config.h`.
+pub(super) struct Switches {
+    pub hz: u32,
+    pub events_per_second: u32,
+    pub frag_timeout: u32,
+    pub timeouts: [u32; abi::CT_STATES as usize],
+}
+
+impl Switches {
+    pub fn new(config: &Config) -> Self {
+        let hz = hertz();
+        let mut timeouts = [0; abi::CT_STATES as usize];
+        for (state, seconds) in TIMEOUTS {
+            timeouts[state as usize] = seconds * hz;
+        }
+        Self {
+            hz,
+            events_per_second: config.events_per_second,
+            frag_timeout: 30 * hz,
+            timeouts,
+        }
+    }
 }
 
 /// Fills a larger map from the one that it follows.
@@ -254,7 +276,7 @@ thread_local! {
 }
 
 /// What libbpf says on this thread while this lives; elsewhere it is silent.
-struct KernelLog;
+pub(super) struct KernelLog;
 
 /// Keeps libbpf from writing to standard error: what it says is in errors, where it matters.
 pub(super) fn silence() {
@@ -268,13 +290,13 @@ pub(super) fn silence() {
 }
 
 impl KernelLog {
-    fn start() -> Self {
+    pub fn start() -> Self {
         silence();
         LINES.set(Some(Vec::new()));
         Self
     }
 
-    fn explain(&self, error: libbpf_rs::Error, what: &str) -> anyhow::Error {
+    pub fn explain(&self, error: libbpf_rs::Error, what: &str) -> anyhow::Error {
         let lines = LINES.with_borrow(|lines| lines.clone().unwrap_or_default());
         let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n");
         anyhow::Error::new(error).context(format!("{what}; its last words:\n{tail}"))

@@ -33,6 +33,7 @@ mod steps;
 mod sys;
 mod tables;
 mod test_run;
+mod trace;
 
 pub use accounts::{Account, Verdict};
 pub use apply::{Applied, ApplyError, Settled, Settling};
@@ -46,10 +47,20 @@ pub use placeholder::{Placeholder, PlaceholderSource};
 pub use ring::{Event, EventReader};
 pub use steps::Written;
 pub use test_run::{Frame, PinnedPrograms, Ran};
+pub use trace::{
+    Answer, ClassSource, Entry, Exemption, Fragment, Headers, Kind, Lookup, Named, Outcome, PodState, Row,
+    RuleSet, Standing, Trace, TraceCounts, TraceFilter, TracePrograms, TraceScope, TraceSource, Traced,
+};
 
 #[allow(clippy::all, dead_code, unsafe_op_in_unsafe_fn, missing_debug_implementations)]
 mod skel {
     include!(concat!(env!("OUT_DIR"), "/palisade.skel.rs"));
+}
+
+/// The programs that a trace puts in their place.
+#[allow(clippy::all, dead_code, unsafe_op_in_unsafe_fn, missing_debug_implementations)]
+mod trace_skel {
+    include!(concat!(env!("OUT_DIR"), "/trace.skel.rs"));
 }
 
 /// The constants of `bpf/abi.h`.
@@ -61,4 +72,5 @@ mod abi {
 /// The structs of `bpf/abi.h`, as the object's BTF gives them.
 mod types {
     pub use super::skel::types::*;
+    pub use super::trace_skel::types::{trace, trace_answer, trace_counts, trace_filter, trace_headers};
 }

@@ -90,7 +90,7 @@ impl Kernel {
             self.placeholders.remove(&ifindex);
         }
         let Some(link) = link else { return Ok(None) };
-        match sys::link_update(link.as_fd(), self.program(direction)) {
+        match sys::link_update(link.as_fd(), self.wanted(ifindex, direction).0) {
             Ok(()) => Ok(Some(link)),
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOLINK.raw_os_error()) => Ok(None),
             Err(error) => Err(error),

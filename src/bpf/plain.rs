@@ -50,4 +50,7 @@ plain! {
     types::event_budget = 16,
     types::note_key = 16,
     types::note = 128,
+    types::trace = 264,
+    types::trace_filter = 96,
+    types::trace_counts = 16,
 }

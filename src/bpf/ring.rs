@@ -106,19 +106,9 @@ impl Kernel {
         let path = self.pins.map(Map::Events);
         let ring =
             MapHandle::from_pinned_path(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let refused = Arc::new(AtomicU64::new(0));
-        let thread = std::thread::Builder::new()
-            .name("events".into())
-            .spawn({
-                let (stop, refused) = (stop.clone(), refused.clone());
-                move || read(&ring, &stop, &refused, deliver)
-            })
-            .context("cannot start a thread for events")?;
-        Ok(EventReader {
-            stop,
-            refused,
-            thread: Some(thread),
+        let mut deliver = deliver;
+        EventReader::start("events", ring, move |bytes| {
+            Event::decode(bytes).is_some_and(&mut deliver)
         })
     }
 }
@@ -127,12 +117,11 @@ fn read(
     ring: &MapHandle,
     stop: &AtomicBool,
     refused: &AtomicU64,
-    mut deliver: impl FnMut(Event) -> bool,
+    mut take: impl FnMut(&[u8]) -> bool,
 ) -> Result<()> {
     let mut builder = RingBufferBuilder::new();
     builder.add(ring, |bytes| {
-        let taken = Event::decode(bytes).is_some_and(&mut deliver);
-        if !taken {
+        if !take(bytes) {
             refused.fetch_add(1, Ordering::Relaxed);
         }
         0
@@ -146,10 +135,33 @@ fn read(
             _ => {}
         }
     }
-    Ok(())
+    // What came before the stop.
+    ring.consume().context("the event ring failed")
 }
 
 impl EventReader {
+    /// Reads `ring` on a thread of this name; `take` says whether it took a record, and must not block.
+    pub(super) fn start(
+        name: &str,
+        ring: MapHandle,
+        take: impl FnMut(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let refused = Arc::new(AtomicU64::new(0));
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn({
+                let (stop, refused) = (stop.clone(), refused.clone());
+                move || read(&ring, &stop, &refused, take)
+            })
+            .with_context(|| format!("cannot start a thread for {name}"))?;
+        Ok(Self {
+            stop,
+            refused,
+            thread: Some(thread),
+        })
+    }
+
     /// Events that were read but not taken.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -158,6 +170,15 @@ impl EventReader {
     /// Whether it still reads; if not, [`Self::stop`] says why.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Ends the thread, once it has read all there is; events that were read but not taken.
+    ///
+    /// # Errors
+    /// What had ended it before.
+    pub fn drain(mut self) -> Result<u64> {
+        self.end()?;
+        Ok(self.refused())
     }
 
     /// Ends the thread.

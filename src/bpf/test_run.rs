@@ -51,7 +51,7 @@ impl Ran {
 }
 
 impl Kernel {
-    /// Runs a frame through its direction's program once.
+    /// Runs a frame once through the program of its direction that stands at its interface, or would.
     ///
     /// # Errors
     /// The kernel refuses the frame or the interface (see the module), in its words.
@@ -61,7 +61,7 @@ impl Kernel {
 
     /// The same frame `repeat` times in a row on one CPU, without leaving the kernel.
     pub fn test_run_repeated(&self, frame: Frame<'_>, repeat: u32) -> Result<Ran> {
-        run(self.program(frame.direction), frame, repeat)
+        run(self.wanted(frame.ifindex, frame.direction).0, frame, repeat)
     }
 }
 

@@ -319,7 +319,7 @@ fn no_filter(key: &str, known: &[&str]) -> Refusal {
     )
 }
 
-fn number<T: FromStr>(key: &str, value: &str) -> Result<T, Refusal>
+pub(super) fn number<T: FromStr>(key: &str, value: &str) -> Result<T, Refusal>
 where
     T::Err: Display,
 {
@@ -327,7 +327,7 @@ where
     value.parse().map_err(wrong)
 }
 
-fn parsed<T: FromStr<Err = String>>(key: &str, value: &str) -> Result<T, Refusal> {
+pub(super) fn parsed<T: FromStr<Err = String>>(key: &str, value: &str) -> Result<T, Refusal> {
     let remedy = "write NAMESPACE/NAME, or NAME for any namespace";
     value
         .parse()

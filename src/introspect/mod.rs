@@ -18,11 +18,13 @@ mod server;
 mod snapshot;
 mod spelling;
 mod state;
+pub mod trace;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 
 pub use answer::Refusal;
 pub use book::Known;
@@ -51,6 +53,18 @@ pub struct Answers {
     started: Timestamp,
     journal: Arc<Journal>,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// To the loop.
+    traces: Option<mpsc::Sender<trace::Asked>>,
+}
+
+impl Answers {
+    /// Traces too, by what this asks.
+    pub fn with_traces(self, traces: mpsc::Sender<trace::Asked>) -> Self {
+        Self {
+            traces: Some(traces),
+            ..self
+        }
+    }
 }
 
 /// The three ends: what the loop tells, what records it, and what is answered from. The last `flows` packets are held.
@@ -63,6 +77,7 @@ pub fn new(agent: Agent, flows: usize) -> (Reporter, Recorder, Answers) {
         started: Timestamp::now(),
         journal,
         snapshot,
+        traces: None,
     };
     (reporter, recorder, answers)
 }

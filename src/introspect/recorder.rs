@@ -230,12 +230,12 @@ fn log(flow: &Flow) {
 
 /// What the programs' clock is behind the machine's.
 #[derive(Clone, Copy, Debug)]
-struct Clock {
+pub(super) struct Clock {
     offset: SignedDuration,
 }
 
 impl Clock {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let monotonic = clock_gettime(ClockId::Monotonic);
         let monotonic = SignedDuration::new(monotonic.tv_sec, i32::try_from(monotonic.tv_nsec).unwrap_or(0));
         let now = SystemTime::now()
@@ -247,7 +247,7 @@ impl Clock {
         }
     }
 
-    fn at(&self, monotonic: Duration) -> Timestamp {
+    pub fn at(&self, monotonic: Duration) -> Timestamp {
         let time = SignedDuration::try_from(monotonic).ok();
         time.and_then(|time| self.offset.checked_add(time))
             .and_then(|time| Timestamp::from_duration(time).ok())

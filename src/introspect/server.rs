@@ -1,6 +1,7 @@
 //! The HTTP server on the unix socket.
 //!
 //! `GET /v1/flows?last=&follow=&pod=&namespace=&verdict=&policy=&direction=&port=&reason=`: one JSON record a line, oldest first.
+//! `GET /v1/trace?pod=&source=&destination=&port=&protocol=&reason=&verdict=&for=&packets=`: one JSON line a packet, then why it ended.
 //! `GET /v1/status`, `/v1/pods?name=&namespace=`, `/v1/policies?name=&namespace=`, `/v1/maps`, `/v1/progs`,
 //! `/v1/conntrack?limit=&pod=&namespace=&port=`: JSON, as `state.rs` has it.
 //! What cannot be answered is `{"status", "error", "remedy"}`.
@@ -35,6 +36,7 @@ use super::Answers;
 use super::answer::Refusal;
 use super::filter::{ConntrackQuery, Filter, FlowQuery, LAST, ObjectQuery};
 use super::flow::{Loser, Lost, Record};
+use super::trace;
 use crate::socket;
 
 /// Readers that follow at once.
@@ -56,8 +58,8 @@ pub struct Server {
     answers: Answers,
 }
 
-struct Seen {
-    answers: Answers,
+pub(super) struct Seen {
+    pub answers: Answers,
     followers: Arc<Semaphore>,
     answering: Semaphore,
     shutdown: CancellationToken,
@@ -103,6 +105,7 @@ impl Server {
         });
         let router = Router::new()
             .route("/v1/flows", get(flows))
+            .route("/v1/trace", get(trace::answer))
             .route("/v1/status", get(status))
             .route("/v1/pods", get(pods))
             .route("/v1/policies", get(policies))

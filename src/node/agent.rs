@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::links::{Links, Sought, Veth};
 use super::prepare::Prepare;
 use super::scrape::Scrape;
-use crate::bpf::{self, Applied, ApplyError, Kernel, Settled, Settling};
+use crate::bpf::{self, Applied, ApplyError, Kernel, Settled, Settling, Trace, TracePrograms};
 use crate::compile::{Compiled, Endpoints, Image, compile, diff};
 use crate::model::{Pod, Problem};
 use crate::observe::Metrics;
@@ -103,6 +103,22 @@ impl Agent {
 
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    /// Has the programs of a trace judge for a while; see [`Kernel::begin_trace`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_trace(&mut self, programs: &TracePrograms, trace: &Trace) -> Result<()> {
+        self.kernel.begin_trace(programs, trace)
+    }
+
+    /// Puts the others back; see [`Kernel::end_trace`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end_trace(&mut self) -> Result<()> {
+        self.kernel.end_trace()
     }
 
     /// Whether the pod is enforced on the interface that it is behind, which is one of these names.

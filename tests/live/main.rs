@@ -22,4 +22,5 @@ mod packets;
 mod refusals;
 mod restarts;
 mod services;
+mod trace;
 mod veths;

@@ -3,8 +3,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use palisade::bpf::{Config, Counters, Frame, Kernel, Reason};
+use palisade::bpf::{Config, Counters, Frame, Kernel, Reason, Trace, TraceFilter, TraceScope};
 use palisade::compile::{
     Class, Image, L4, L4Key, PodDirection, PodImage, Psid, Row, RuleInfo, RuleKey, diff,
 };
@@ -12,6 +13,9 @@ use palisade::model::{Cidr, Direction, ObjectId, RuleId};
 
 use crate::frame;
 use crate::kernel_support::{Namespace, Pins, veth};
+
+/// Set: see [`trace_if_asked`].
+pub const TRACED: &str = "PALISADE_PACKETS_TRACED";
 
 pub const IN: Direction = Direction::Ingress;
 pub const OUT: Direction = Direction::Egress;
@@ -176,11 +180,16 @@ impl Lab {
         for (n, ifindex) in PODS.iter().zip(&self.interfaces) {
             kernel.attach(&uid(*n), *ifindex).expect("attached");
         }
+        trace_if_asked(&mut kernel);
         self.kernel = Some(kernel);
     }
 
     pub fn kernel(&self) -> &Kernel {
         self.kernel.as_ref().expect("open")
+    }
+
+    pub fn kernel_mut(&mut self) -> &mut Kernel {
+        self.kernel.as_mut().expect("open")
     }
 
     /// Another state of affairs, taken up at once.
@@ -275,6 +284,26 @@ impl Lab {
             None => self.wrong.push(format!("{name}: BPF_PROG_TEST_RUN refused it")),
         }
     }
+}
+
+/// Has the tracing programs judge, where the environment says so: what they say of each packet must be the same.
+pub fn trace_if_asked(kernel: &mut Kernel) {
+    if std::env::var_os(TRACED).is_none() {
+        return;
+    }
+    let programs = kernel.trace_source().load().expect("the tracing programs load");
+    let trace = Trace {
+        scope: TraceScope::EveryPod,
+        filter: TraceFilter::default(),
+        packets: u32::MAX,
+        time: Duration::from_secs(3600),
+    };
+    // Those of another version judge until they are swept.
+    let begun = kernel.begin_trace(&programs, &trace);
+    assert!(
+        begun.is_ok() || kernel.has_predecessor().expect("a pin path"),
+        "{begun:?}"
+    );
 }
 
 impl Drop for Lab {

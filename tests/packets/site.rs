@@ -11,6 +11,7 @@ use palisade::{files, resolve};
 
 use crate::frame::{Packet, ethernet};
 use crate::kernel_support::{Namespace, Pins, ip, veth};
+use crate::lab::trace_if_asked;
 
 /// A receiving link that is no pod's.
 const ELSEWHERE: u32 = 1;
@@ -138,6 +139,7 @@ impl Site {
             .map(|(uid, pod)| (pod.id.name.to_string(), uid.clone()))
             .collect();
         site.kernel.attach(&uids["subject"], subject).expect("attach");
+        trace_if_asked(&mut site.kernel);
         let probe = ethernet(&[], 0x88b5, &[0; 46]);
         if site.run(Direction::Ingress, &probe).is_none() {
             eprintln!("skipped: this kernel's test runs take no receiving link");

@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder, PrintLevel, Program, set_print};
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle, MapType, ObjectBuilder, OpenObject, PrintLevel, Program, set_print,
+};
 
 use crate::kernel_support::Pins;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palisade.bpf.o"));
+const TRACING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/trace.bpf.o"));
+/// Entries of a map that only serves to load a program once more.
+const SMALL: u32 = 1024;
 /// BPF_LOG_STATS: the verifier's log is its figures alone.
 const FIGURES: u32 = 4;
 
@@ -34,6 +39,18 @@ pub fn instructions(pins: &Pins) -> BTreeMap<String, u32> {
         .collect()
 }
 
+/// Of a program of a trace, with the constants that are built in.
+pub fn tracing(name: &str) -> u32 {
+    let mut builder = ObjectBuilder::default();
+    let mut object = builder.open_memory(TRACING).expect("the object");
+    for mut map in object.maps_mut() {
+        if map.max_entries() > SMALL && map.map_type() != MapType::RingBuf {
+            map.set_max_entries(SMALL).expect("a smaller map");
+        }
+    }
+    log_of(object, name)
+}
+
 fn logged(name: &str) -> u32 {
     let mut builder = ObjectBuilder::default();
     let mut object = builder.open_memory(OBJECT).expect("the object");
@@ -43,6 +60,10 @@ fn logged(name: &str) -> u32 {
             map.set_initial_value(&constants).expect("constants of this size");
         }
     }
+    log_of(object, name)
+}
+
+fn log_of(mut object: OpenObject, name: &str) -> u32 {
     for mut program in object.progs_mut() {
         program.set_log_level(FIGURES);
         program.set_autoload(program.name() == name);

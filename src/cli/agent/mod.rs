@@ -1,10 +1,11 @@
-//! What the running agent of this node answers: `status`, `flows`, `pods`, `policies`, `conntrack`, `maps`, `progs`, `bugreport`. In:
+//! What the running agent of this node answers: `status`, `flows`, `trace`, `pods`, `policies`, `conntrack`, `maps`, `progs`, `bugreport`. In:
 //! checked arguments. Out: the answer on the writer given, each name in it safe for a terminal.
 
 mod bugreport;
 pub(super) mod flows;
 pub(super) mod print;
 mod table;
+pub(super) mod trace;
 
 use std::io::Write;
 
@@ -32,6 +33,7 @@ pub fn ask(ask: &Ask, out: &mut dyn Write) -> Result<Outcome> {
 async fn answer(client: &Client, question: &Question, out: &mut dyn Write) -> Result<Outcome> {
     match question {
         Question::Flows(query, output) => flows::flows(client, query, *output, out).await?,
+        Question::Trace(query, output) => trace::trace(client, query, *output, out).await?,
         Question::Status(output) => {
             let status: Status = client.get("/v1/status").await?;
             print(&status, false, *output, out)?;

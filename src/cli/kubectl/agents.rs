@@ -119,6 +119,7 @@ impl Cluster {
             (Some(_), _) => None,
             (None, Question::Pods(query, _)) => self.node_of(query.name.as_ref())?,
             (None, Question::Flows(query, _)) => self.node_of(query.filter.pod.as_ref())?,
+            (None, Question::Trace(query, _)) => self.node_of(query.pod.as_ref())?,
             (None, Question::Conntrack(query, _)) => self.node_of(query.pod.as_ref())?,
             (None, _) => None,
         };

@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use self::agents::{Agent, Cluster};
 use self::remote::Running;
 use super::Outcome;
-use super::agent::flows;
 use super::agent::print::{Shown, is_well, print};
+use super::agent::{flows, trace};
 use super::escape::escape;
 use crate::args::{DataOutput, FlowOutput, Kubectl, Question};
 use crate::introspect::{
@@ -33,6 +33,13 @@ pub fn kubectl(asked: &Kubectl, out: &mut dyn Write) -> Result<Outcome> {
     let agents = cluster.asked(asked.node.as_deref(), &asked.question)?;
     match &asked.question {
         Question::Flows(query, output) => follow(&cluster, &agents, query, *output, out),
+        Question::Trace(query, output) => {
+            let command = remote::command(&Question::Trace(query.clone(), *output));
+            let write = |line: &str, out: &mut dyn Write| trace::write(line, *output, true, out).map(drop);
+            streamed(&cluster, &agents, &command, |lines| {
+                as_they_come(lines, write, out)
+            })
+        }
         Question::Status(output) => {
             let (all, outcome) = gather::<Status>(&cluster, &agents, &asked.question)?;
             print(&all, true, *output, out)?;
@@ -122,9 +129,23 @@ fn follow(
     out: &mut dyn Write,
 ) -> Result<Outcome> {
     let command = remote::command(&Question::Flows(query.clone(), output));
+    let write = |line: &str, out: &mut dyn Write| flows::write(line, output, true, out);
+    streamed(cluster, agents, &command, |lines| match query.follow {
+        true => as_they_come(lines, write, out),
+        false => by_time(lines, query.last.unwrap_or(LAST), output, out),
+    })
+}
+
+/// Lines of all agents, as each of them tells.
+fn streamed(
+    cluster: &Cluster,
+    agents: &[Agent],
+    command: &[String],
+    write: impl FnOnce(&mpsc::Receiver<String>) -> Result<()>,
+) -> Result<Outcome> {
     let mut running = Vec::new();
     for agent in agents {
-        running.push(Running::start(cluster, agent, &command)?);
+        running.push(Running::start(cluster, agent, command)?);
     }
     let outputs: Vec<_> = running.iter_mut().filter_map(Running::output).collect();
     thread::scope(|scope| {
@@ -137,10 +158,7 @@ fn follow(
             });
         }
         drop(sender);
-        let written = match query.follow {
-            true => as_they_come(&lines, output, out),
-            false => by_time(&lines, query.last.unwrap_or(LAST), output, out),
-        };
+        let written = write(&lines);
         drop(lines);
         if written.is_err() {
             // Whoever reads has seen enough, and nobody else ends them: their readers wait for the next line.
@@ -152,11 +170,15 @@ fn follow(
     remote::outcome(answered.len(), failures)
 }
 
-fn as_they_come(lines: &mpsc::Receiver<String>, output: FlowOutput, out: &mut dyn Write) -> Result<()> {
+fn as_they_come(
+    lines: &mpsc::Receiver<String>,
+    write: impl Fn(&str, &mut dyn Write) -> Result<()>,
+    out: &mut dyn Write,
+) -> Result<()> {
     while let Ok(line) = lines.recv() {
-        flows::write(&line, output, true, out)?;
+        write(&line, out)?;
         while let Ok(line) = lines.try_recv() {
-            flows::write(&line, output, true, out)?;
+            write(&line, out)?;
         }
         out.flush()?;
     }

@@ -11,6 +11,7 @@ use super::agents::{Agent, Cluster};
 use crate::args::Question;
 use crate::cli::Outcome;
 use crate::cli::escape::escape;
+use crate::introspect::trace::TraceQuery;
 use crate::introspect::{ConntrackQuery, Filter, FlowQuery, ObjectQuery};
 
 /// Where the binary is in the agent's image.
@@ -25,6 +26,7 @@ pub(super) fn command(question: &Question) -> Vec<String> {
     let json = "--output=json".to_string();
     let (name, flags) = match question {
         Question::Flows(query, _) => ("flows", [flows(query), vec![json]].concat()),
+        Question::Trace(query, _) => ("trace", [trace(query), vec![json]].concat()),
         Question::Status(_) => ("status", vec![json]),
         Question::Maps(_) => ("maps", vec![json]),
         Question::Programs(_) => ("progs", vec![json]),
@@ -64,6 +66,32 @@ fn flows(query: &FlowQuery) -> Vec<String> {
         flag("direction", *direction),
         flag("port", *port),
         flag("reason", reason.as_ref()),
+    ]
+    .concat()
+}
+
+fn trace(query: &TraceQuery) -> Vec<String> {
+    let TraceQuery {
+        pod,
+        source,
+        destination,
+        port,
+        protocol,
+        reason,
+        verdict,
+        time,
+        packets,
+    } = query;
+    [
+        flag("pod", pod.as_ref()),
+        flag("source", source.as_ref()),
+        flag("destination", destination.as_ref()),
+        flag("port", *port),
+        flag("protocol", *protocol),
+        flag("reason", reason.as_ref()),
+        flag("verdict", *verdict),
+        flag("for", Some(format!("{}ms", time.as_millis()))),
+        flag("packets", Some(packets)),
     ]
     .concat()
 }
