@@ -15,6 +15,9 @@ mod first_packet;
 mod latency;
 mod memory;
 mod netns;
+#[path = "../../tests/prometheus/mod.rs"]
+mod prometheus;
 mod report;
+mod scraped;
 mod traffic;
 mod writes;
