@@ -18,7 +18,10 @@ mod latency;
 mod memory;
 mod netns;
 mod paused;
+#[path = "../../tests/prometheus/mod.rs"]
+mod prometheus;
 mod report;
+mod scraped;
 mod traffic;
 mod watchers;
 mod writes;

@@ -16,7 +16,7 @@ const POLICIES: u32 = 50;
 /// How long what is written needlessly may come after what is needed.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 /// By the leader's own count.
-const BYTES_WRITTEN: &str = "palisade_endpoint_bytes_written_total";
+const BYTES_WRITTEN: &str = "palisade_endpoint_written_bytes_total";
 
 #[test]
 fn what_agents_are_sent() {

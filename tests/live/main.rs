@@ -3,6 +3,8 @@
 
 #[path = "../netns/mod.rs"]
 mod netns;
+#[path = "../prometheus/mod.rs"]
+mod prometheus;
 
 mod folder;
 mod instance;

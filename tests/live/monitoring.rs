@@ -1,115 +1,24 @@
 //! A real Prometheus server that scrapes a running agent: what it sees rise is what was sent.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use serde_json::Value;
 
 use crate::instance::{PATIENCE, get};
 use crate::netns::{Layout, Namespace};
 use crate::objects::{app, policy};
+use crate::prometheus::Server;
 use crate::require_root;
 use crate::site::Site;
 
-/// The host is a namespace of its own: the port is free.
-const PORT: u16 = 9090;
 const PACKETS: &str = "palisade_traffic_packets_total";
 const BYTES: &str = "palisade_traffic_bytes_total";
 /// Bytes of a datagram's contents, and of its headers on a veth.
 const CONTENTS: usize = 58;
 const HEADERS: u64 = 14 + 20 + 8;
-
-/// Ends on drop.
-struct Server {
-    child: Child,
-    _data: tempfile::TempDir,
-}
-
-impl Server {
-    /// `None`: it is not installed.
-    fn start(host: &Namespace) -> Option<Self> {
-        if Command::new("prometheus").arg("--version").output().is_err() {
-            assert!(
-                std::env::var("CI").is_err(),
-                "CI must not skip this: make monitoring-packages"
-            );
-            eprintln!("skipped: prometheus is not there (make monitoring-packages)");
-            return None;
-        }
-        let data = tempfile::tempdir().expect("a folder");
-        let config = data.path().join("prometheus.yml");
-        let text = "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n\
-                    scrape_configs: [{job_name: palisade, static_configs: [{targets: ['127.0.0.1:9810']}]}]\n";
-        std::fs::write(&config, text).expect("written");
-        let child = host
-            .command("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                data.path().join("tsdb").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{PORT}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus");
-        Some(Self { child, _data: data })
-    }
-
-    /// Value of each series that an expression has now, by its labels; `None` where the server does not answer yet.
-    fn query(&self, host: &Namespace, expression: &str) -> Option<Vec<(BTreeMap<String, String>, f64)>> {
-        let escaped: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = host.run(|| {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).ok()?;
-            stream.set_read_timeout(Some(PATIENCE)).ok()?;
-            write!(stream, "GET /api/v1/query?query={escaped} HTTP/1.0\r\n\r\n").ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            Some(answer)
-        })?;
-        let (_, body) = answer.split_once("\r\n\r\n")?;
-        let body: Value = serde_json::from_str(body).ok()?;
-        let series = body["data"]["result"].as_array()?.iter().map(|series| {
-            let labels = serde_json::from_value(series["metric"].clone()).expect("labels");
-            let value = series["value"][1].as_str().and_then(|value| value.parse().ok());
-            (labels, value.expect("a number"))
-        });
-        Some(series.collect())
-    }
-
-    /// The one value of an expression; `None`: there is none yet.
-    fn value(&self, host: &Namespace, expression: &str) -> Option<f64> {
-        match &self.query(host, expression)?[..] {
-            [] => None,
-            [(_, value)] => Some(*value),
-            more => panic!("{expression}: {more:?}"),
-        }
-    }
-
-    /// Waits until an expression has this value, and returns what it has in the end.
-    fn settles(&self, host: &Namespace, expression: &str, expected: f64) -> Option<f64> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let value = self.value(host, expression);
-            if value == Some(expected) || Instant::now() > until {
-                return value;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Sends so many datagrams, no faster than a veth takes them.
 fn send(from: &Namespace, to: IpAddr, port: u16, count: usize) {
@@ -169,15 +78,15 @@ fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_ki
     let _sink = sink.expect("a free port");
     let address = IpAddr::V4(api.addresses.v4.expect("an address"));
 
-    let Some(server) = Server::start(&site.host.namespace) else {
+    let host = &site.host.namespace;
+    let Some(server) = Server::start(&["127.0.0.1:9810".into()], |program| host.command(program)) else {
         return;
     };
+    let settles = |site: &Site, expression: &str, expected| {
+        site.host.namespace.run(|| server.settles(expression, expected))
+    };
     let up = "up{job=\"palisade\"}";
-    assert_eq!(
-        server.settles(&site.host.namespace, up, 1.0),
-        Some(1.0),
-        "the agent is scraped"
-    );
+    assert_eq!(settles(&site, up, 1.0), Some(1.0), "the agent is scraped");
     let of = |metric: &str, policy: &str, direction: &str, verdict: &str| {
         format!(
             "{metric}{{namespace=\"shop\",policy=\"{policy}\",direction=\"{direction}\",verdict=\"{verdict}\"}}"
@@ -191,11 +100,7 @@ fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_ki
     ];
     for (policy, direction, verdict) in watched {
         let expression = of(PACKETS, policy, direction, verdict);
-        assert_eq!(
-            server.settles(&site.host.namespace, &expression, 0.0),
-            Some(0.0),
-            "{expression}"
-        );
+        assert_eq!(settles(&site, &expression, 0.0), Some(0.0), "{expression}");
     }
 
     let (_, page) = get(&site.host.namespace, "/metrics");
@@ -239,20 +144,20 @@ fn a_prometheus_server_sees_counters_rise_by_what_was_sent_across_edits_and_a_ki
         for (metric, expected) in [(PACKETS, sent as f64), (BYTES, bytes as f64)] {
             let expression = of(metric, policy, direction, verdict);
             assert_eq!(
-                server.settles(&site.host.namespace, &expression, expected),
+                settles(&site, &expression, expected),
                 Some(expected),
                 "{expression}"
             );
             println!("{expression}: 0 → {expected}");
             // As the server reckons rates: a fall would be a restart of the counter.
-            let falls = server.value(&site.host.namespace, &format!("resets({expression}[10m])"));
+            let falls = settles(&site, &format!("resets({expression}[10m])"), 0.0);
             assert_eq!(falls, Some(0.0), "{expression} fell");
         }
     }
-    let unknown = server.query(
-        &site.host.namespace,
-        "palisade_traffic_packets_total{reason=\"unknown_pod\"} > 0",
-    );
+    let unknown = site
+        .host
+        .namespace
+        .run(|| server.query("palisade_traffic_packets_total{reason=\"unknown_pod\"} > 0"));
     assert_eq!(unknown, Some(Vec::new()), "all is known all the time");
 }
 

@@ -335,6 +335,31 @@ fn alerts_and_dashboard_name_only_metrics_and_labels_that_there_are() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A measurement of a metric that is no more would find nothing wrong.
+#[test]
+fn measurements_and_the_demo_read_metrics_that_there_are() {
+    let metrics = palisade::app::described().expect("the metrics");
+    let (mut wrong, mut read) = (Vec::new(), 0);
+    for folder in ["e2e/measure", "examples/demo"] {
+        for entry in std::fs::read_dir(path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}")) {
+            let file = entry.expect("an entry").path();
+            if file.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&file).expect("a source");
+            // What begins a string, or is quoted in one.
+            let quoted = source.split('"').filter(|piece| piece.starts_with("palisade_"));
+            for name in quoted.map(|piece| piece.split('{').next().unwrap_or_default()) {
+                read += 1;
+                if !unknown(name, &metrics).is_empty() {
+                    wrong.push(format!("{}: {name}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(read > 3 && wrong.is_empty(), "of {read}: {}", wrong.join("\n"));
+}
+
 #[test]
 fn a_name_that_there_is_not_is_found() {
     let metrics = palisade::app::described().expect("the metrics");
