@@ -9,6 +9,7 @@
 mod endpoint;
 mod follow;
 mod mirror;
+mod names;
 mod orphans;
 mod pod;
 mod raw;
@@ -31,6 +32,7 @@ use tracing::{debug, info};
 use self::endpoint::Endpoint;
 use self::follow::Failure;
 use self::mirror::{Difference, Mirror};
+use self::names::{Names, Selected};
 use self::pod::LocalPod;
 use self::raw::Raw;
 use self::sets::Sets;
@@ -53,6 +55,8 @@ pub struct Update {
     pub pods: BTreeMap<Arc<str>, Option<Pod>>,
     /// The objects that made it so, for the log.
     pub objects: Vec<String>,
+    /// Whose addresses objects tell, by their namespaces and names; for people, so no news. None: nobody's any more.
+    pub names: BTreeMap<Arc<str>, Selected>,
 }
 
 impl Update {
@@ -117,6 +121,7 @@ pub struct Local {
 struct Namespace {
     number: u64,
     endpoints: Mirror<Endpoint>,
+    names: Names,
     sets: Sets,
     /// Listed, and each policy of the first list counts: its pods may be handed over.
     settled: bool,
@@ -210,6 +215,7 @@ impl Local {
                     let Some(namespace) = namespace.filter(|namespace| namespace.number == number) else {
                         continue;
                     };
+                    namespace.names.take(&event, &mut update.names);
                     let differences = namespace.take(event);
                     let kind = "PolicyEndpoint";
                     let shown = differences.iter().map(|d| shown(kind, Some(&name), d));
@@ -330,6 +336,7 @@ impl Local {
             Namespace {
                 number,
                 endpoints: Mirror::new(),
+                names: Names::default(),
                 sets: Sets::default(),
                 settled: false,
                 idle: None,
@@ -354,6 +361,7 @@ impl Local {
                     self.failing.remove(&From::Policies(name.clone(), asked.number));
                 }
                 self.failing.remove(&From::Namespace(name, namespace.number));
+                namespace.names.end(&mut update.names);
             }
         }
         let mut settled = false;
