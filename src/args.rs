@@ -17,6 +17,7 @@ use self::cluster::{RawCluster, RawCniPaths};
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
+use crate::model::ObjectId;
 
 /// What to do, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub enum Command {
     Check(Check),
     Explain(Explain),
     Matrix(Matrix),
+    Diff(Diff),
     Clean(Clean),
     Uninstall(Uninstall),
     /// `palisade crds`.
@@ -82,6 +84,25 @@ pub struct Matrix {
     pub output: Output,
 }
 
+/// `palisade diff`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diff {
+    pub from: PathBuf,
+    pub edit: Edit,
+    pub output: Output,
+}
+
+/// What is to become of policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// A folder whose NetworkPolicies replace those of the same names, or come anew.
+    pub with: Option<PathBuf>,
+    /// Whether those go that the folder does not have.
+    pub replace: bool,
+    /// Those that go besides.
+    pub delete: Vec<ObjectId>,
+}
+
 /// `palisade clean`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clean {
@@ -137,6 +158,9 @@ enum RawCommand {
     /// Say for all pairs of pods which may reach which
     #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
+    /// Say what a folder of edited policies would change: pairs and ports gained and lost
+    #[command(after_help = help::DIFF)]
+    Diff(RawDiff),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -325,6 +349,39 @@ struct RawMatrix {
 }
 
 #[derive(Debug, Args)]
+struct RawDiff {
+    #[command(flatten)]
+    from: RawFrom,
+    #[command(flatten)]
+    edit: RawEdit,
+    #[command(flatten)]
+    output: RawOutput,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct RawEdit {
+    /// Folder of edited policies: each replaces the NetworkPolicy of its namespace and name, or comes anew
+    #[arg(long, value_name = "FOLDER")]
+    with: Option<PathBuf>,
+    /// NetworkPolicies that --with does not have go
+    #[arg(long, requires = "with")]
+    replace: bool,
+    /// A NetworkPolicy that goes; may be repeated
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = policy_name)]
+    delete: Vec<ObjectId>,
+}
+
+fn policy_name(text: &str) -> Result<ObjectId, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(ObjectId::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".to_string()),
+    }
+}
+
+#[derive(Debug, Args)]
 struct RawClean {
     #[command(flatten)]
     pin_path: RawPinPath,
@@ -364,6 +421,11 @@ impl RawCommand {
                 ports: without_duplicates(ports),
                 output: output.checked(),
             }),
+            Self::Diff(RawDiff { from, edit, output }) => Command::Diff(Diff {
+                from: from.checked(),
+                edit: edit.checked(),
+                output: output.checked(),
+            }),
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
@@ -381,6 +443,21 @@ impl RawFrom {
     fn checked(self) -> PathBuf {
         let Self { from } = self;
         from
+    }
+}
+
+impl RawEdit {
+    fn checked(self) -> Edit {
+        let Self {
+            with,
+            replace,
+            delete,
+        } = self;
+        Edit {
+            with,
+            replace,
+            delete,
+        }
     }
 }
 

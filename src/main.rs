@@ -11,7 +11,7 @@ use palisade::cluster::crds;
 use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
-/// `check` found problems; `run`, `clean` or `uninstall` failed.
+/// `check` found problems, `diff` changes; `run`, `clean` or `uninstall` failed.
 const FAILED: u8 = 1;
 /// Wrong usage, or an input that cannot be read.
 const UNUSABLE: u8 = 2;
@@ -31,11 +31,13 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Crds => true,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Diff(_) | Command::Crds => {
+            true
+        }
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::ProblemsFound) => ExitCode::from(FAILED),
+        Ok(Outcome::ProblemsFound | Outcome::Changes) => ExitCode::from(FAILED),
         // The reader has seen enough: `palisade matrix | head`.
         Err(error) if is_answer && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -51,6 +53,7 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Check(question) => answer(|out| cli::check(&question, out)),
         Command::Explain(question) => answer(|out| cli::explain(&question, out)),
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
+        Command::Diff(question) => answer(|out| cli::diff(&question, out)),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
         Command::Uninstall(uninstall) => {

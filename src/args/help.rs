@@ -4,7 +4,7 @@
 pub(super) const COMMON: &str = "\
 Exit codes:
   0  done; for check: no problem found
-  1  check: problems found; run, clean, uninstall: failed
+  1  check: problems found; diff: changes found; run, clean, uninstall: failed
   2  wrong usage, or the folder cannot be read
 
 Environment:
@@ -74,6 +74,28 @@ JSON: [{\"from\",\"to\",\"family\",\"port\",\"egress\",\"ingress\",\"verdict\"}]
 sorted by from, to and family, ports in the order given.
 
 Exit codes: 0 answered; 2 wrong usage, or the folder cannot be read. Problems in the folder go to stderr.";
+
+pub(super) const DIFF: &str = "\
+What is lost (allowed before, denied after) and what is gained, with the policy and rule that decide before and after. Compared is every
+pod with every other one, with each Service's ClusterIP, and with all other addresses: those that policies name one by one,
+and each block as a whole, with one of its addresses as an example. Ports are exact: all of which the verdict changes, and no others.
+A pod with itself is never meant. Pods, Namespaces, Services and EndpointSlices stay as they are.
+
+Examples:
+  palisade diff --from examples/shop --with testdata/cli/folders/edited
+  palisade diff --from examples/shop --delete shop/default-deny -o json
+
+JSON:
+  {\"changes\":[{\"change\",\"from\",\"to\",\"families\",\"ports\",\"egress\",\"ingress\"}],\"notes\"}
+  change is lost or gained; it holds from each of from to each of to, each of which is one of
+    {\"pod\"}, with \"address\" where it has several of one family; {\"service\",\"address\"}; {\"address\"}; {\"block\",\"except\",\"address\"}: an example, and the block but for
+    smaller ones and the addresses of pods and Services
+  ports are as in 80/TCP and 8000-8010/UDP; TCP, UDP, SCTP: all ports of it; other: all other protocols
+  egress and ingress, where that end is a pod, are {\"before\",\"after\"} of {\"verdict\",\"because\",…}, with because one of
+    open, itself, rule (\"policy\",\"rule\"), isolated (\"policies\"), as in explain
+
+Exit codes: 0 no change; 1 changes; 2 wrong usage, or a folder cannot be read as it is written. Problems that come with the edit go to
+stderr.";
 
 pub(super) const CLEAN: &str = "\
 Works after a crash too. Where nothing is left, it does nothing.

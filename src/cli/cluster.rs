@@ -18,6 +18,8 @@ pub struct Cluster {
     pub snapshot: Snapshot,
     /// Those of reading, resolving and compiling; sorted, without duplicates.
     pub problems: Vec<Problem>,
+    /// Those of reading alone.
+    pub read_problems: Vec<Problem>,
     /// Objects that were passed over, by kind.
     pub skipped: BTreeMap<String, u64>,
     pub image: Image,
@@ -48,8 +50,8 @@ impl Cluster {
         let resolution = resolve::resolve(&snapshot);
         let pods: Vec<&Pod> = snapshot.pods.iter().collect();
         let compiled = compile::compile(&resolution.endpoints, &pods);
-        let problems: BTreeSet<Problem> = problems
-            .into_iter()
+        let read_problems = problems;
+        let problems: BTreeSet<Problem> = (read_problems.iter().cloned())
             .chain(resolution.problems)
             .chain(compiled.problems)
             .collect();
@@ -59,6 +61,7 @@ impl Cluster {
                 .map(|n| (n.name.clone(), n.labels.clone()))
                 .collect(),
             problems: problems.into_iter().collect(),
+            read_problems,
             skipped,
             image: compiled.image,
             snapshot,
@@ -70,25 +73,23 @@ impl Cluster {
         if let Some(pod) = self.snapshot.pods.iter().find(|pod| pod.id == *id) {
             return Ok(pod);
         }
-        let wanted = id.to_string();
-        let mut near: Vec<(usize, &ObjectId)> = (self.snapshot.pods.iter())
-            .map(|pod| (strsim::damerau_levenshtein(&wanted, &pod.id.to_string()), &pod.id))
-            .collect();
-        near.sort();
-        let names: Vec<String> = near
-            .iter()
-            .take(SUGGESTED)
-            .map(|(_, id)| escape(&id.to_string()))
-            .collect();
-        let wanted = escape(&wanted);
-        if names.is_empty() {
-            bail!("there is no pod {wanted}: the folder holds no pods");
+        let wanted = escape(&id.to_string());
+        match near(id, self.snapshot.pods.iter().map(|pod| &pod.id)) {
+            Some(near) => bail!("there is no pod {wanted}; there are {near}"),
+            None => bail!("there is no pod {wanted}: the folder holds no pods"),
         }
-        let rest = match near.len() - names.len() {
-            0 => String::new(),
-            rest => format!(" and {rest} more"),
-        };
-        bail!("there is no pod {wanted}; there are {}{rest}", names.join(", "))
+    }
+
+    /// The policy of this name, or an error that says which there are.
+    pub fn known_policy(&self, id: &ObjectId) -> Result<&Policy> {
+        if let Some(policy) = self.policy(id) {
+            return Ok(policy);
+        }
+        let wanted = escape(&id.to_string());
+        match near(id, self.snapshot.policies.iter().map(|policy| &policy.id)) {
+            Some(near) => bail!("there is no NetworkPolicy {wanted}; there are {near}"),
+            None => bail!("there is no NetworkPolicy {wanted}, and no other one"),
+        }
     }
 
     /// The live pod that an address stands for: the newest of those that claim it.
@@ -144,8 +145,24 @@ impl Cluster {
     }
 }
 
-/// Pods that an error names when the wanted one does not exist.
+/// Objects that an error names when the wanted one does not exist.
 const SUGGESTED: usize = 5;
+
+/// Those whose names are most like the wanted one; `None`: there are none at all.
+fn near<'a>(wanted: &ObjectId, known: impl Iterator<Item = &'a ObjectId>) -> Option<String> {
+    let wanted = wanted.to_string();
+    let mut near: Vec<(usize, &ObjectId)> = known
+        .map(|id| (strsim::damerau_levenshtein(&wanted, &id.to_string()), id))
+        .collect();
+    near.sort();
+    let names = near.iter().take(SUGGESTED).map(|(_, id)| escape(&id.to_string()));
+    let names: Vec<String> = names.collect();
+    match near.len() - names.len() {
+        _ if names.is_empty() => None,
+        0 => Some(names.join(", ")),
+        rest => Some(format!("{} and {rest} more", names.join(", "))),
+    }
+}
 
 fn owners(pods: &[Pod]) -> HashMap<IpAddr, usize> {
     let seniority = |pod: &Pod| (pod.created, pod.uid.clone(), pod.id.clone());

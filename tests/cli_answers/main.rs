@@ -1,4 +1,4 @@
-//! What `palisade check`, `explain` and `matrix` print, and their exit codes: the built binary on folders of YAML.
+//! What `palisade check`, `explain`, `matrix` and `diff` print, and their exit codes: the built binary on folders of YAML.
 //!
 //! Transcripts (`testdata/cli/*.transcript`) hold commands and all that they print; `UPDATE_GOLDEN=1` rewrites them.
 
@@ -49,6 +49,11 @@ fn explain_looks_through_services() {
 #[test]
 fn matrix_prints_tables_and_json_rows() {
     transcript("matrix.transcript");
+}
+
+#[test]
+fn diff_prints_what_is_lost_and_gained() {
+    transcript("diff.transcript");
 }
 
 #[test]

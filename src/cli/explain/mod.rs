@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use self::side::Side;
 use super::cluster::Cluster;
-use super::{Family, Outcome, Traffic, Verdict, as_text, warn, write_json};
+use super::{Family, Outcome, Traffic, Verdict, as_text, rule_path, warn, write_json};
 use crate::args::{Explain, Output};
 use crate::compile::{RuleInfo, eval};
 use crate::model::{Direction, ObjectId, Pod, Rule, RuleId, Service, ServicePort};
@@ -323,8 +323,4 @@ fn service_port(service: &Service, traffic: Traffic) -> Option<&ServicePort> {
         .ports
         .iter()
         .find(|port| port.protocol == protocol && port.port == number)
-}
-
-fn rule_path(direction: Direction, index: u32) -> String {
-    format!("spec.{direction}[{index}]")
 }
