@@ -51,6 +51,15 @@ pub enum From {
     Cluster(Cluster),
 }
 
+/// What a question is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Objects {
+    /// A folder of YAML objects.
+    Folder(PathBuf),
+    /// A cluster: that of `KUBECONFIG`, or of the pod that this runs in.
+    ApiServer,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     #[default]
@@ -61,14 +70,14 @@ pub enum LogFormat {
 /// `palisade check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    pub from: PathBuf,
+    pub from: Objects,
     pub output: Output,
 }
 
 /// `palisade explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explain {
-    pub from: PathBuf,
+    pub from: Objects,
     pub source: Target,
     pub destination: Target,
     pub traffic: Traffic,
@@ -78,7 +87,7 @@ pub struct Explain {
 /// `palisade matrix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matrix {
-    pub from: PathBuf,
+    pub from: Objects,
     /// At least one, in the order given, without duplicates.
     pub ports: Vec<Traffic>,
     pub output: Output,
@@ -87,7 +96,7 @@ pub struct Matrix {
 /// `palisade diff`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
-    pub from: PathBuf,
+    pub from: Objects,
     pub edit: Edit,
     pub output: Output,
 }
@@ -149,7 +158,7 @@ enum RawCommand {
     /// Enforce the policies of a cluster, or of a folder, on this machine's pods
     #[command(after_help = help::RUN)]
     Run(RawRun),
-    /// Say what in a folder cannot be enforced as written
+    /// Say what cannot be enforced as written
     #[command(after_help = help::CHECK)]
     Check(RawCheck),
     /// Say whether one pod or address may reach another, and which policy and rule decide
@@ -174,9 +183,10 @@ enum RawCommand {
 
 #[derive(Debug, Args)]
 struct RawFrom {
-    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice
+    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice; without it, the API server of KUBECONFIG or
+    /// of the pod that this runs in is asked
     #[arg(long, value_name = "FOLDER", env = "PALISADE_FROM")]
-    from: PathBuf,
+    from: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -440,9 +450,9 @@ impl RawCommand {
 }
 
 impl RawFrom {
-    fn checked(self) -> PathBuf {
+    fn checked(self) -> Objects {
         let Self { from } = self;
-        from
+        from.map_or(Objects::ApiServer, Objects::Folder)
     }
 }
 

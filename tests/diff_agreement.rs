@@ -184,7 +184,7 @@ impl<'a> Packets<'a> {
     /// One that the change speaks of, as far as that can be had without reading more than the ends.
     fn of(&self, rng: &mut Rng, change: &Change) -> Option<Packet<'a>> {
         let family = rng.pick(&change.families);
-        let mut end = |rng: &mut Rng, ends: &[End]| match rng.pick(ends) {
+        let end = |rng: &mut Rng, ends: &[End]| match rng.pick(ends) {
             End::Pod { pod, .. } => {
                 let pod = self
                     .snapshot

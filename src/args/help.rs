@@ -5,9 +5,10 @@ pub(super) const COMMON: &str = "\
 Exit codes:
   0  done; for check: no problem found
   1  check: problems found; diff: changes found; run, clean, uninstall: failed
-  2  wrong usage, or the folder cannot be read
+  2  wrong usage, or the folder or the cluster cannot be read
 
 Environment:
+  KUBECONFIG    the cluster that is asked where --from names no folder; ~/.kube/config where it is not set
   PALISADE_LOG  what is logged to stderr, as in info or palisade::node=debug (default: info)
   Each flag can be set by the variable that its help names; the command line wins.";
 
@@ -30,12 +31,13 @@ Exit codes: 0 done; 1 failed; 2 wrong usage.";
 pub(super) const CHECK: &str = "\
 One line a problem: object: field = value: what is wrong; what to do. Then what was read and what was passed over.
 
-Example:
+Examples:
   palisade check --from examples/shop
+  KUBECONFIG=~/.kube/config palisade check
 
 JSON: {\"problems\":[{\"object\",\"field\",\"value\",\"message\",\"remedy\"}],\"read\":{KIND:COUNT},\"skipped\":{KIND:COUNT}}
 
-Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder cannot be read.";
+Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder or the cluster cannot be read.";
 
 pub(super) const EXPLAIN: &str = "\
 SRC and DST are NAMESPACE/POD or an address; an address that a pod has stands for that pod, and DST may be a
@@ -46,6 +48,7 @@ Examples:
   palisade explain --from examples/shop shop/web-0 shop/api-0 9000/TCP
   palisade explain --from examples/shop 203.0.113.9 shop/web-0 8080/TCP -o json
   palisade explain --from examples/shop guest/intruder shop/db-0 ICMP
+  KUBECONFIG=~/.kube/config palisade explain shop/web-0 shop/api-0 9000/TCP
 
 JSON:
   {\"from\",\"to\",\"port\",\"flows\":[{\"family\",\"source\",\"destination\",\"egress\",\"ingress\",\"verdict\"}],\"notes\"}
@@ -58,8 +61,8 @@ JSON:
     notSubject  \"detail\": no pod, or one that policies do not apply to
     service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP
 
-Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder cannot be read.
-Problems in the folder go to stderr.";
+Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder or the cluster cannot be read.
+Problems in it go to stderr.";
 
 pub(super) const MATRIX: &str = "\
 A row for each ordered pair of pods, each family that both have, and each --port. A pod with itself, pods of the host
@@ -69,11 +72,12 @@ with the first.
 Examples:
   palisade matrix --from examples/shop --port 8080/TCP
   palisade matrix --from examples/shop --port 53/UDP --port ICMP -o json
+  KUBECONFIG=~/.kube/config palisade matrix --port 443/TCP
 
 JSON: [{\"from\",\"to\",\"family\",\"port\",\"egress\",\"ingress\",\"verdict\"}], family IPv4 or IPv6, the last three allow or deny;
 sorted by from, to and family, ports in the order given.
 
-Exit codes: 0 answered; 2 wrong usage, or the folder cannot be read. Problems in the folder go to stderr.";
+Exit codes: 0 answered; 2 wrong usage, or the folder or the cluster cannot be read. Problems in it go to stderr.";
 
 pub(super) const DIFF: &str = "\
 What is lost (allowed before, denied after) and what is gained, with the policy and rule that decide before and after. Compared is every
@@ -82,7 +86,8 @@ and each block as a whole, with one of its addresses as an example. Ports are ex
 A pod with itself is never meant. Pods, Namespaces, Services and EndpointSlices stay as they are.
 
 Examples:
-  palisade diff --from examples/shop --with testdata/cli/folders/edited
+  palisade diff --from examples/shop --with edited/
+  KUBECONFIG=~/.kube/config palisade diff --with policies/ || echo 'this changes something'
   palisade diff --from examples/shop --delete shop/default-deny -o json
 
 JSON:

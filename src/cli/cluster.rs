@@ -1,19 +1,22 @@
-//! A folder's objects, what they come to, and the questions that the answers put to them.
+//! The objects of a folder or of a cluster, what they come to, and the questions that the answers put to them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::escape::escape;
+use crate::args::Objects;
+use crate::cluster::listing;
 use crate::compile::{self, Image};
 use crate::files;
-use crate::model::{EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot};
+use crate::model::{
+    Change, EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot,
+};
 use crate::resolve;
 
-/// Everything that a folder says, evaluated as if all its pods were local.
+/// Everything that a folder or a cluster says, evaluated as if all its pods were local.
 pub struct Cluster {
     pub snapshot: Snapshot,
     /// Those of reading, resolving and compiling; sorted, without duplicates.
@@ -36,18 +39,30 @@ pub struct Backend {
 }
 
 impl Cluster {
-    /// Fails where the folder cannot be read at all; what is wrong in it becomes a problem.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let files::Loaded {
-            snapshot,
-            problems,
-            skipped,
-        } = files::load(folder)?;
-        Ok(Self::new(snapshot, problems, skipped))
+    /// Fails where the folder cannot be read at all, or the cluster cannot be asked; what is wrong in it becomes a problem.
+    pub fn load(objects: &Objects) -> Result<Self> {
+        match objects {
+            Objects::Folder(folder) => {
+                let files::Loaded {
+                    snapshot,
+                    problems,
+                    skipped,
+                } = files::load(folder)?;
+                Ok(Self::new(snapshot, problems, skipped))
+            }
+            Objects::ApiServer => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .context("cannot start the runtime")?;
+                let listing::Listed { snapshot, problems } = runtime.block_on(listing::load())?;
+                Ok(Self::new(snapshot, problems, BTreeMap::new()))
+            }
+        }
     }
 
     pub fn new(snapshot: Snapshot, problems: Vec<Problem>, skipped: BTreeMap<String, u64>) -> Self {
-        let resolution = resolve::resolve(&snapshot);
+        let resolution = resolution(&snapshot);
         let pods: Vec<&Pod> = snapshot.pods.iter().collect();
         let compiled = compile::compile(&resolution.endpoints, &pods);
         let read_problems = problems;
@@ -76,7 +91,7 @@ impl Cluster {
         let wanted = escape(&id.to_string());
         match near(id, self.snapshot.pods.iter().map(|pod| &pod.id)) {
             Some(near) => bail!("there is no pod {wanted}; there are {near}"),
-            None => bail!("there is no pod {wanted}: the folder holds no pods"),
+            None => bail!("there is no pod {wanted}, and no other one"),
         }
     }
 
@@ -143,6 +158,27 @@ impl Cluster {
         }
         backends.into_iter().collect()
     }
+}
+
+/// By the index: a cluster may have thousands of each kind.
+fn resolution(snapshot: &Snapshot) -> resolve::Resolution {
+    let Snapshot {
+        namespaces,
+        pods,
+        policies,
+        services,
+        endpoint_slices,
+    } = snapshot;
+    let mut index = resolve::Index::new();
+    let objects = (namespaces.iter().cloned().map(Change::Namespace))
+        .chain(pods.iter().cloned().map(Change::Pod))
+        .chain(services.iter().cloned().map(Change::Service))
+        .chain(endpoint_slices.iter().cloned().map(Change::EndpointSlice))
+        .chain(policies.iter().cloned().map(Change::Policy));
+    for change in objects {
+        index.apply(change);
+    }
+    index.resolution()
 }
 
 /// Objects that an error names when the wanted one does not exist.

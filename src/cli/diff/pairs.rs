@@ -204,8 +204,11 @@ impl Table {
     }
 }
 
-/// Sources that have the same destinations, together.
-fn rectangles(pairs: BTreeMap<(Index, Index), Where>, pods: usize) -> Vec<(Vec<Index>, Vec<Index>, Where)> {
+/// Sources that have the same destinations, in which families.
+type Destinations = (Option<Where>, bool, BTreeSet<Index>);
+type Rectangle = (Vec<Index>, Vec<Index>, Where);
+
+fn rectangles(pairs: BTreeMap<(Index, Index), Where>, pods: usize) -> Vec<Rectangle> {
     // An address elsewhere says which family is meant, so that those of both may stand together.
     let mut by_source: BTreeMap<(Index, Option<Where>), (BTreeSet<Index>, Where)> = BTreeMap::new();
     for ((from, to), families) in pairs {
@@ -214,15 +217,14 @@ fn rectangles(pairs: BTreeMap<(Index, Index), Where>, pods: usize) -> Vec<(Vec<I
         destinations.insert(to);
         all.extend(families);
     }
-    let mut by_destinations: BTreeMap<(Option<Where>, bool, BTreeSet<Index>), (Vec<Index>, Where)> =
-        BTreeMap::new();
+    let mut alike: BTreeMap<Destinations, (Vec<Index>, Where)> = BTreeMap::new();
     for ((from, told), (destinations, families)) in by_source {
         // Pods and addresses elsewhere do not stand together: of the latter, one side says nothing.
-        let (sources, all) = (by_destinations.entry((told, from < pods, destinations))).or_default();
+        let (sources, all) = alike.entry((told, from < pods, destinations)).or_default();
         sources.push(from);
         all.extend(families);
     }
-    by_destinations
+    alike
         .into_iter()
         .map(|((_, _, to), (from, families))| (from, to.into_iter().collect(), families))
         .collect()
