@@ -55,8 +55,11 @@ JSON:
   from and to are {\"pod\",\"service\",\"addresses\"}, the first two where there is one; there is a flow for each pair
   of addresses of one family; egress and ingress are {\"verdict\",\"because\",…}, with because one of
     open        no policy selects the pod in this direction
-    rule        \"policy\" and \"rule\": the first rule that allows
-    isolated    \"policies\":[{\"policy\",\"rules\":[{\"rule\",\"reason\"}],\"problems\"}]: none allows
+    rule        \"policy\" and \"rule\": the first rule that allows; \"others\":[{\"policy\",\"rule\"}] that allow it too, none if it is the
+                only one; \"isolatedBy\": all policies that isolate this side
+    isolated    \"policies\":[{\"policy\",\"rules\":[{\"rule\",\"reason\"}],\"problems\"}]: none allows; \"nearest\":{\"policy\",\"rule\",
+                \"missing\"}, where there is one: the rule that needs the fewest changes at the packet's ends to allow it, each of
+                which has \"missing\": port, targetPort, containerPort, pod, address, label, or namespace
     itself      a pod always reaches itself, through its own Service too
     notSubject  \"detail\": no pod, or one that policies do not apply to
     service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP

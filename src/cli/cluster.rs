@@ -140,6 +140,14 @@ impl Cluster {
             .find(|service| service.cluster_ips.contains(&address))
     }
 
+    /// Addresses of all its ready backends, of either family.
+    pub fn ready(&self, service: &Service) -> impl Iterator<Item = IpAddr> {
+        let slices = self.snapshot.endpoint_slices.iter().filter(move |slice| {
+            slice.id.namespace == service.id.namespace && slice.service == service.id.name
+        });
+        slices.flat_map(|slice| slice.ready.iter().copied())
+    }
+
     /// Ready backends of one Service port, of the family of `cluster_ip`; sorted, without duplicates.
     pub fn backends(&self, service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<Backend> {
         let is_target = |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;

@@ -7,8 +7,10 @@ mod check;
 mod cluster;
 mod diff;
 mod escape;
+mod example;
 mod explain;
 mod matrix;
+mod ports;
 mod target;
 mod traffic;
 
@@ -16,12 +18,14 @@ use std::io::{self, Write};
 
 pub use check::{Report, check};
 pub use cluster::Cluster;
-pub use diff::{By, Change, Decided, Difference, End, Kind, Ports, Sides, diff};
+pub use diff::{By, Change, Decided, Difference, End, Kind, Sides, diff};
 pub use escape::escape;
 pub use explain::{
-    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Party, RuleReason, explain,
+    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Missing, NamedRule, Nearest, Party,
+    RuleReason, Whose, explain,
 };
 pub use matrix::{Row, matrix};
+pub use ports::Ports;
 use serde::{Serialize, Serializer};
 pub use target::Target;
 pub use traffic::Traffic;

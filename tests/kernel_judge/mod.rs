@@ -1,6 +1,9 @@
 //! The kernel as a judge: the image goes into real maps, and each question becomes a frame that runs through the real
 //! programs, dressed at random in what the wire allows: options, extension headers, fragments.
 
+// Each test crate that includes this module uses its own share of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -7,7 +7,6 @@
 mod edit;
 mod ends;
 mod pairs;
-mod ports;
 mod print;
 mod table;
 
@@ -18,8 +17,8 @@ use anyhow::Result;
 use serde::{Serialize, Serializer};
 
 use self::edit::Edited;
-pub use self::ports::Ports;
 use super::cluster::Cluster;
+use super::ports::Ports;
 use super::{Family, Outcome, Verdict, warn, write_json};
 use crate::args::{Diff, Output};
 use crate::model::Cidr;

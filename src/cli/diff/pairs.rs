@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::ends::{Elsewhere, Ends, Member, folded};
-use super::ports::{END, Ports};
 use super::table::{Judged, Table, Tables};
 use super::{By, Change, Decided, Difference, End, Kind, Sides};
 use crate::cli::cluster::Cluster;
+use crate::cli::ports::{END, Ports};
 use crate::cli::{Family, Verdict, rule_path};
 use crate::compile::{Image, RuleInfo, RuleKey};
 use crate::model::{Direction, RuleId};

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Party};
+use super::{Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, NamedRule, Nearest, Party};
 use crate::cli::{Verdict, escape};
 use crate::model::Direction;
 
@@ -101,14 +101,65 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
         }
         Because::Open => writeln!(out, "{said}: no policy selects it for {direction}"),
         Because::Itself => writeln!(out, "{said}: a pod always reaches itself"),
-        Because::Rule { policy, rule } => writeln!(out, "{said} by policy {} {rule}", escape(policy)),
-        Because::Isolated { policies } => {
+        Because::Rule {
+            by,
+            others,
+            isolated_by,
+        } => {
+            let only = if others.is_empty() {
+                ", and by no other rule"
+            } else {
+                ""
+            };
+            writeln!(out, "{said} by policy {}{only}", named(by))?;
+            if !others.is_empty() {
+                writeln!(out, "{indent}and by {}", listed(others, named))?;
+            }
+            writeln!(
+                out,
+                "{indent}isolated by {}",
+                listed(isolated_by, |policy| escape(policy))
+            )
+        }
+        Because::Isolated { policies, nearest } => {
             writeln!(out, "{said}: isolated, and no rule allows this")?;
             policies
                 .iter()
-                .try_for_each(|policy| isolating(out, direction, policy, indent))
+                .try_for_each(|policy| isolating(out, direction, policy, indent))?;
+            nearest.iter().try_for_each(|rule| would(out, rule, indent))
         }
     }
+}
+
+fn named(rule: &NamedRule) -> String {
+    format!("{} {}", escape(&rule.policy), rule.rule)
+}
+
+/// Names of a line; JSON has all.
+const SHOWN: usize = 8;
+
+fn listed<T>(list: &[T], text: impl Fn(&T) -> String) -> String {
+    let shown: Vec<String> = list.iter().take(SHOWN).map(text).collect();
+    match list.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        rest => format!("{} and {rest} more", shown.join(", ")),
+    }
+}
+
+/// What the nearest rule lacks.
+fn would(out: &mut dyn Write, nearest: &Nearest, indent: &str) -> io::Result<()> {
+    let Nearest {
+        policy,
+        rule,
+        missing,
+    } = nearest;
+    let missing: Vec<String> = missing.iter().map(|one| escape(&one.to_string())).collect();
+    writeln!(
+        out,
+        "{indent}nearest: policy {} {rule} would allow it if {}",
+        escape(policy),
+        missing.join(", and ")
+    )
 }
 
 fn backend(out: &mut dyn Write, backend: &Backend, indent: &str) -> io::Result<()> {

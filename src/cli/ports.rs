@@ -25,6 +25,40 @@ impl Ports {
         }
     }
 
+    /// Of ranges in any order.
+    pub(super) fn of(mut ranges: Vec<(u32, u32)>) -> Self {
+        ranges.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some((_, end)) if first <= *end + 1 => *end = last.max(*end),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+
+    /// What both have.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let common = self.0.iter().flat_map(|&(first, last)| other.within(first, last));
+        Self::of(common.collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Some of them: the ends of its ranges, as protocol and port.
+    pub fn edges(&self) -> impl Iterator<Item = (u8, u16)> {
+        let split = |key: u32| {
+            let [_, protocol, high, low] = key.to_be_bytes();
+            (protocol, u16::from_be_bytes([high, low]))
+        };
+        self.0
+            .iter()
+            .flat_map(move |&(first, last)| [split(first), split(last)])
+    }
+
     pub fn contains(&self, protocol: u8, port: u16) -> bool {
         let key = u32::from(protocol) << 16 | u32::from(port);
         self.0.iter().any(|&(first, last)| (first..=last).contains(&key))
@@ -150,6 +184,17 @@ mod tests {
             assert_eq!(ports.to_string(), shown);
             assert_eq!(ports.written(), written);
         }
+    }
+
+    #[test]
+    fn sets_are_joined_and_cut() {
+        let one = Ports::of(vec![(20, 30), (1, 5), (6, 9), (25, 40)]);
+        assert_eq!(one, of(&[(1, 9), (20, 40)]));
+        assert_eq!(
+            one.and(&of(&[(5, 22), (40, 50)])),
+            of(&[(5, 9), (20, 22), (40, 40)])
+        );
+        assert!(one.and(&of(&[(10, 19)])).is_empty());
     }
 
     #[test]
