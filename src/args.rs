@@ -78,10 +78,24 @@ pub struct Check {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explain {
     pub from: Objects,
+    pub asked: Asked,
+    pub output: Output,
+}
+
+/// What is to be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Packet(Packet),
+    /// A flow's line as JSON, or `-`: it is read from standard input.
+    Flow(String),
+}
+
+/// The first packet of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
     pub source: Target,
     pub destination: Target,
     pub traffic: Traffic,
-    pub output: Output,
 }
 
 /// `palisade matrix`.
@@ -335,14 +349,22 @@ struct RawExplain {
     #[command(flatten)]
     from: RawFrom,
     /// NAMESPACE/POD or an address
-    #[arg(value_name = "SRC")]
-    source: Target,
+    #[arg(value_name = "SRC", required_unless_present = "drop")]
+    source: Option<Target>,
     /// NAMESPACE/POD or an address
-    #[arg(value_name = "DST")]
-    destination: Target,
+    #[arg(value_name = "DST", required_unless_present = "drop")]
+    destination: Option<Target>,
     /// As in 80/TCP, 53/UDP, ICMP
-    #[arg(value_name = "PORT/PROTO")]
-    traffic: Traffic,
+    #[arg(value_name = "PORT/PROTO", required_unless_present = "drop")]
+    traffic: Option<Traffic>,
+    /// Instead: the packet of this line of `palisade flows -o json`; -: of the first line of standard input
+    #[arg(
+        long,
+        value_name = "FLOW",
+        conflicts_with = "source",
+        allow_hyphen_values = true
+    )]
+    drop: Option<String>,
     #[command(flatten)]
     output: RawOutput,
 }
@@ -418,12 +440,19 @@ impl RawCommand {
                 source,
                 destination,
                 traffic,
+                drop,
                 output,
             }) => Command::Explain(Explain {
                 from: from.checked(),
-                source,
-                destination,
-                traffic,
+                asked: match (source, destination, traffic, drop) {
+                    (_, _, _, Some(line)) => Asked::Flow(line),
+                    (Some(source), Some(destination), Some(traffic), None) => Asked::Packet(Packet {
+                        source,
+                        destination,
+                        traffic,
+                    }),
+                    _ => return Err("explain needs SRC, DST and PORT/PROTO, or --drop".to_string()),
+                },
                 output: output.checked(),
             }),
             Self::Matrix(RawMatrix { from, ports, output }) => Command::Matrix(Matrix {

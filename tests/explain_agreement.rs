@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel_judge::KernelJudge;
 use oracle::{Judge, Oracle, Prober, Question, Rng, random_cluster, show};
+use palisade::args::Packet;
 use palisade::cli::{
     Because, Cluster, Deciding, Explanation, Missing, NamedRule, Nearest, Target, Traffic, Verdict, Whose,
 };
@@ -63,10 +64,18 @@ fn explained(cluster: &Cluster, pod: &Pod, q: &Question) -> Option<Deciding> {
     let own = pod.addresses.iter().find(|a| a.is_ipv4() == q.peer.is_ipv4())?;
     let (subject, peer) = (Target::Pod(pod.id.clone()), Target::Address(q.peer));
     let (from, to) = match q.direction {
-        Direction::Egress => (&subject, &peer),
-        Direction::Ingress => (&peer, &subject),
+        Direction::Egress => (subject, peer),
+        Direction::Ingress => (peer, subject),
     };
-    let explanation = Explanation::of(cluster, from, to, traffic(q)).expect("the pod is there");
+    let explanation = Explanation::of(
+        cluster,
+        &Packet {
+            source: from,
+            destination: to,
+            traffic: traffic(q),
+        },
+    )
+    .expect("the pod is there");
     let flow = explanation.flows.into_iter().find(|flow| match q.direction {
         Direction::Egress => flow.source == *own,
         Direction::Ingress => flow.destination == *own,
@@ -127,11 +136,15 @@ fn allowing(snapshot: &Snapshot, q: &Question) -> BTreeSet<NamedRule> {
 fn with(rng: &mut Rng, snapshot: &Snapshot, q: &Question, missing: &[Missing]) -> (Snapshot, Question) {
     let (mut snapshot, mut q) = (snapshot.clone(), q.clone());
     let asked = q.clone();
-    let new = ObjectId::new("", "pod-that-was-missing");
-    if let Some(Missing::Pod { address }) = missing.iter().find(|one| matches!(one, Missing::Pod { .. })) {
+    let new = |address: &IpAddr| ObjectId::new("", &format!("pod-missing-at-{address}"));
+    let missing_pods = missing.iter().filter_map(|one| match one {
+        Missing::Pod { address } => Some(address),
+        _ => None,
+    });
+    for address in missing_pods {
         snapshot.pods.push(Pod {
-            id: new.clone(),
-            uid: "uid-that-was-missing".into(),
+            id: new(address),
+            uid: format!("uid-missing-at-{address}").into(),
             labels: Arc::default(),
             node: None,
             host_ip: None,
@@ -145,7 +158,7 @@ fn with(rng: &mut Rng, snapshot: &Snapshot, q: &Question, missing: &[Missing]) -
     }
     let of = |whose: &Whose| match whose {
         Whose::Pod(id) => id.clone(),
-        Whose::PodAt(_) => new.clone(),
+        Whose::PodAt(address) => new(address),
         Whose::Namespace(name) => panic!("namespace {name} is no pod"),
     };
     let mut moves = Vec::new();

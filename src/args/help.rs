@@ -42,16 +42,18 @@ Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder or the cluste
 pub(super) const EXPLAIN: &str = "\
 SRC and DST are NAMESPACE/POD or an address; an address that a pod has stands for that pod, and DST may be a
 Service's ClusterIP. PORT/PROTO is the destination port and TCP, UDP or SCTP, as in 80/TCP; for protocols without
-ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number.
+ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number. With --drop, the packet is that of a flow's line, and
+the answer compares what the line tells with what policies say now.
 
 Examples:
   palisade explain --from examples/shop shop/web-0 shop/api-0 9000/TCP
   palisade explain --from examples/shop 203.0.113.9 shop/web-0 8080/TCP -o json
   palisade explain --from examples/shop guest/intruder shop/db-0 ICMP
   KUBECONFIG=~/.kube/config palisade explain shop/web-0 shop/api-0 9000/TCP
+  palisade flows -o json | head -n 1 | palisade explain --drop -
 
 JSON:
-  {\"from\",\"to\",\"port\",\"flows\":[{\"family\",\"source\",\"destination\",\"egress\",\"ingress\",\"verdict\"}],\"notes\"}
+  {\"from\",\"to\",\"port\",\"flows\":[{\"family\",\"source\",\"destination\",\"egress\",\"ingress\",\"verdict\"}],\"notes\",\"reported\"}
   from and to are {\"pod\",\"service\",\"addresses\"}, the first two where there is one; there is a flow for each pair
   of addresses of one family; egress and ingress are {\"verdict\",\"because\",…}, with because one of
     open        no policy selects the pod in this direction
@@ -63,6 +65,7 @@ JSON:
     itself      a pod always reaches itself, through its own Service too
     notSubject  \"detail\": no pod, or one that policies do not apply to
     service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP
+  reported, with --drop, is {\"time\",\"node\",\"verdict\",\"direction\",\"reason\",\"policies\",\"rule\",\"agrees\"}
 
 Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder or the cluster cannot be read.
 Problems in it go to stderr.";

@@ -22,7 +22,7 @@ pub use diff::{By, Change, Decided, Difference, End, Kind, Sides, diff};
 pub use escape::escape;
 pub use explain::{
     Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Missing, NamedRule, Nearest, Party,
-    RuleReason, Whose, explain,
+    Reported, RuleReason, Whose, explain,
 };
 pub use matrix::{Row, matrix};
 pub use ports::Ports;

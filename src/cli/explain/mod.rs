@@ -8,6 +8,7 @@ mod missing;
 mod nearest;
 mod print;
 mod reason;
+mod reported;
 mod side;
 
 use std::io::Write;
@@ -18,10 +19,11 @@ use serde::Serialize;
 
 pub use self::missing::{Missing, Nearest, Whose};
 use self::reason::Packet;
+pub use self::reported::Reported;
 use self::side::Side;
 use super::cluster::Cluster;
-use super::{Family, Outcome, Target, Traffic, Verdict, as_text, rule_path, warn, write_json};
-use crate::args::{Explain, Output};
+use super::{Family, Outcome, Traffic, Verdict, as_text, rule_path, warn, write_json};
+use crate::args::{self, Asked, Explain, Output};
 use crate::compile::{RuleInfo, eval};
 use crate::model::{Direction, Pod, Policy, RuleId, Service, ServicePort};
 
@@ -37,6 +39,9 @@ pub struct Explanation {
     pub flows: Vec<Flow>,
     /// What else is to know about the two.
     pub notes: Vec<String>,
+    /// What a flow's line tells, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported: Option<Reported>,
 }
 
 /// One side of the question.
@@ -146,16 +151,18 @@ pub struct RuleReason {
 
 /// Fails where the folder, the output, or the name of a pod fails.
 pub fn explain(question: &Explain, out: &mut dyn Write) -> Result<Outcome> {
-    let Explain {
-        from,
-        source,
-        destination,
-        traffic,
-        output,
-    } = question;
+    let Explain { from, asked, output } = question;
     let cluster = Cluster::load(from)?;
     warn(&cluster.problems)?;
-    let explanation = Explanation::of(&cluster, source, destination, *traffic)?;
+    let explanation = match asked {
+        Asked::Packet(packet) => Explanation::of(&cluster, packet)?,
+        Asked::Flow(line) => {
+            let question = reported::read(line, &cluster)?;
+            let mut explanation = Explanation::of(&cluster, &question.packet)?;
+            question.compare(&mut explanation);
+            explanation
+        }
+    };
     match output {
         Output::Json => write_json(out, &explanation)?,
         Output::Text => print::explanation(out, &explanation)?,
@@ -165,10 +172,15 @@ pub fn explain(question: &Explain, out: &mut dyn Write) -> Result<Outcome> {
 
 impl Explanation {
     /// Fails where there is no such pod.
-    pub fn of(cluster: &Cluster, source: &Target, destination: &Target, traffic: Traffic) -> Result<Self> {
+    pub fn of(cluster: &Cluster, packet: &args::Packet) -> Result<Self> {
+        let args::Packet {
+            source,
+            destination,
+            traffic,
+        } = packet;
         let source = Side::find(cluster, source)?;
         let destination = Side::find(cluster, destination)?;
-        Ok(Self::between(cluster, &source, &destination, traffic))
+        Ok(Self::between(cluster, &source, &destination, *traffic))
     }
 
     fn between(cluster: &Cluster, source: &Side<'_>, destination: &Side<'_>, traffic: Traffic) -> Self {
@@ -196,6 +208,7 @@ impl Explanation {
             port: traffic,
             flows,
             notes,
+            reported: None,
         }
     }
 }

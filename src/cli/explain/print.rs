@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::{Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, NamedRule, Nearest, Party};
+use super::{
+    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, NamedRule, Nearest, Party, Reported,
+};
 use crate::cli::{Verdict, escape};
 use crate::model::Direction;
 
@@ -13,6 +15,7 @@ pub(super) fn explanation(out: &mut dyn Write, explanation: &Explanation) -> io:
         port,
         flows,
         notes,
+        reported,
     } = explanation;
     writeln!(out, "{} -> {} {port}", name(from), name(to))?;
     for alike in alike(flows) {
@@ -20,6 +23,9 @@ pub(super) fn explanation(out: &mut dyn Write, explanation: &Explanation) -> io:
     }
     for note in notes {
         writeln!(out, "note: {}", escape(note))?;
+    }
+    if let Some(reported) = reported {
+        print_reported(out, reported)?;
     }
     Ok(())
 }
@@ -128,6 +134,43 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
                 .try_for_each(|policy| isolating(out, direction, policy, indent))?;
             nearest.iter().try_for_each(|rule| would(out, rule, indent))
         }
+    }
+}
+
+fn print_reported(out: &mut dyn Write, reported: &Reported) -> io::Result<()> {
+    let Reported {
+        time,
+        node,
+        verdict,
+        direction,
+        reason,
+        policies,
+        rule,
+        agrees,
+    } = reported;
+    write!(out, "reported: {direction} {}", said(*verdict))?;
+    match (reason.as_str(), rule) {
+        (_, Some(rule)) => write!(
+            out,
+            " by policy {} {}",
+            listed(policies, |one| escape(one)),
+            escape(rule)
+        )?,
+        ("isolation", None) => write!(out, ": isolated by {}", listed(policies, |one| escape(one)))?,
+        (reason, None) => write!(out, ": {}", escape(reason))?,
+    }
+    for (before, part) in [(" on node", node), (" at", time)] {
+        if let Some(part) = part {
+            write!(out, "{before} {}", escape(part))?;
+        }
+    }
+    match agrees {
+        Some(true) => writeln!(out, "; policies say the same now"),
+        Some(false) => writeln!(
+            out,
+            "; policies say otherwise now: they, or who has these addresses, changed since, or the node has not caught up"
+        ),
+        None => writeln!(out, "; policies have no say on that: see docs/metrics.md"),
     }
 }
 
