@@ -2,18 +2,24 @@
 //!
 //! The second step takes every raw struct apart field by field, so that a flag that nothing uses does not compile.
 
+mod agent;
 mod cluster;
 mod help;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Kubectl, Question};
+use self::agent::{RawAsk, RawFlowKeeping, RawKubectl, RawSocket};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
+use clap_complete::Shell;
+
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
@@ -29,6 +35,10 @@ pub enum Command {
     Diff(Diff),
     Clean(Clean),
     Uninstall(Uninstall),
+    /// `palisade flows`, and the others that ask the running agent.
+    Ask(Ask),
+    Kubectl(Kubectl),
+    Completion(Shell),
     /// `palisade crds`.
     Crds,
 }
@@ -41,6 +51,7 @@ pub struct Run {
     /// Where /metrics, /healthz and /readyz answer.
     pub listen: SocketAddr,
     pub log_format: LogFormat,
+    pub flows: Flows,
 }
 
 /// What says what is enforced.
@@ -79,6 +90,8 @@ pub struct Check {
 pub struct Explain {
     pub from: Objects,
     pub asked: Asked,
+    /// Where the agent of this node answers, if there is one.
+    pub socket: PathBuf,
     pub output: Output,
 }
 
@@ -149,13 +162,42 @@ pub enum Output {
 impl Command {
     /// Reads arguments (the first is the program's name) and the environment. The error knows how to print itself and
     /// which exit code it has: 0 where help or the version was asked for.
+    ///
+    /// A program called kubectl-palisade, as kubectl calls its plugins, is `palisade kubectl`.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        if arguments.first().is_some_and(is_plugin) {
+            arguments.insert(1, "kubectl".into());
+        }
         let mut parser = Raw::command();
         let matches = parser.try_get_matches_from_mut(arguments)?;
         let Raw { command } = Raw::from_arg_matches(&matches)?;
         command
             .checked()
             .map_err(|invalid| parser.error(ErrorKind::ValueValidation, invalid))
+    }
+}
+
+fn is_plugin(program: &OsString) -> bool {
+    let name = Path::new(program).file_name().and_then(OsStr::to_str);
+    matches!(name, Some("kubectl-palisade" | "kubectl_palisade"))
+}
+
+/// Writes the script that completes commands and flags in `shell`.
+pub fn complete(shell: Shell, out: &mut dyn Write) {
+    clap_complete::generate(shell, &mut Raw::command(), "palisade", &mut Writer(out));
+}
+
+/// What clap_complete takes for a writer.
+struct Writer<'w>(&'w mut dyn Write);
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -184,6 +226,14 @@ enum RawCommand {
     /// Say what a folder of edited policies would change: pairs and ports gained and lost
     #[command(after_help = help::DIFF)]
     Diff(RawDiff),
+    #[command(flatten)]
+    Ask(RawAsk),
+    /// Ask the agents of a cluster, from wherever kubectl works; as kubectl palisade too
+    #[command(after_help = help::KUBECTL)]
+    Kubectl(RawKubectl),
+    /// Print a script that completes palisade's commands and flags in a shell
+    #[command(after_help = help::COMPLETION)]
+    Completion(RawCompletion),
     /// Remove everything that `run` left in the kernel: links, filters, maps, pins
     #[command(after_help = help::CLEAN)]
     Clean(RawClean),
@@ -290,6 +340,8 @@ struct RawRun {
     #[command(flatten)]
     cluster: RawCluster,
     #[command(flatten)]
+    flows: RawFlowKeeping,
+    #[command(flatten)]
     capacity: RawCapacity,
 }
 
@@ -366,6 +418,8 @@ struct RawExplain {
     )]
     drop: Option<String>,
     #[command(flatten)]
+    socket: RawSocket,
+    #[command(flatten)]
     output: RawOutput,
 }
 
@@ -427,6 +481,12 @@ struct RawUninstall {
     cni_paths: RawCniPaths,
 }
 
+#[derive(Debug, Args)]
+struct RawCompletion {
+    #[arg(value_name = "SHELL", value_enum)]
+    shell: Shell,
+}
+
 impl RawCommand {
     fn checked(self) -> Result<Command, String> {
         Ok(match self {
@@ -441,6 +501,7 @@ impl RawCommand {
                 destination,
                 traffic,
                 drop,
+                socket,
                 output,
             }) => Command::Explain(Explain {
                 from: from.checked(),
@@ -453,6 +514,7 @@ impl RawCommand {
                     }),
                     _ => return Err("explain needs SRC, DST and PORT/PROTO, or --drop".to_string()),
                 },
+                socket: socket.checked(),
                 output: output.checked(),
             }),
             Self::Matrix(RawMatrix { from, ports, output }) => Command::Matrix(Matrix {
@@ -473,6 +535,9 @@ impl RawCommand {
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),
+            Self::Ask(raw) => Command::Ask(raw.checked()),
+            Self::Kubectl(raw) => Command::Kubectl(raw.checked()),
+            Self::Completion(RawCompletion { shell }) => Command::Completion(shell),
             Self::Crds => Command::Crds,
         })
     }
@@ -526,6 +591,7 @@ impl RawRun {
             attach,
             cluster,
             abi_version,
+            flows,
             capacity,
         } = self;
         Ok(Run {
@@ -547,6 +613,7 @@ impl RawRun {
             },
             listen,
             log_format,
+            flows: flows.checked(),
         })
     }
 }

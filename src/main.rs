@@ -31,9 +31,8 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Diff(_) | Command::Crds => {
-            true
-        }
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Diff(_) => true,
+        Command::Ask(_) | Command::Kubectl(_) | Command::Completion(_) | Command::Crds => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -54,6 +53,12 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Explain(question) => answer(|out| cli::explain(&question, out)),
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
         Command::Diff(question) => answer(|out| cli::diff(&question, out)),
+        Command::Ask(question) => answer(|out| cli::ask(&question, out)),
+        Command::Kubectl(question) => answer(|out| cli::kubectl(&question, out)),
+        Command::Completion(shell) => answer(|out| {
+            palisade::args::complete(shell, out);
+            Ok(Outcome::Done)
+        }),
         Command::Run(run) => app::run(run).map(|()| Outcome::Done),
         Command::Clean(clean) => answer(|out| app::clean(&clean, out).map(|()| Outcome::Done)),
         Command::Uninstall(uninstall) => {

@@ -432,8 +432,13 @@ fn run(mut kernel: Option<KernelJudge>, wanted: u64) {
                 .and_then(|kernel| kernel.verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port));
             tally.kernel += u64::from(judged.is_some());
             let contradicted = judged.is_some_and(|judged| judged != allowed(&cluster, &q));
+            let maps = kernel
+                .as_ref()
+                .filter(|_| !pod.addresses.contains(&q.peer))
+                .and_then(|kernel| kernel.maps_say(&q));
+            let contradicted = contradicted || maps.is_some_and(|maps| maps != allowed(&cluster, &q));
             if told.is_some() || contradicted {
-                let told = told.unwrap_or_else(|| format!("the kernel says {judged:?}"));
+                let told = told.unwrap_or_else(|| format!("the kernel says {judged:?}, its maps {maps:?}"));
                 panic!("PALISADE_SEED={seed}: {q}\n{told}\n{}", show(&snapshot));
             }
         }

@@ -181,6 +181,68 @@ fn real_packets_are_judged_from_attach_to_detach() {
 }
 
 #[test]
+fn a_placeholder_lets_pass_until_the_programs_take_its_place() {
+    if !root() {
+        return;
+    }
+    let pins = Pins::new();
+    let _namespace = Namespace::enter();
+    let link = veth("pod0");
+    ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
+    let sender = Sender::start();
+    let host = UdpSocket::bind("10.0.0.254:9").unwrap();
+    host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let arrives = || {
+        sender.send();
+        host.recv_from(&mut [0; 16]).is_ok()
+    };
+    let mut kernel = Kernel::open(&config(&pins, AttachKind::Tcx)).unwrap();
+    let source = kernel.placeholders().unwrap().expect("this kernel has tcx");
+    assert!(source.attach(4_000_000).is_err());
+    kernel.hold(source.attach(link).unwrap());
+    assert!(arrives(), "a placeholder");
+    kernel.attach(&uid("a"), link).unwrap();
+    assert!(!arrives(), "nobody's interface");
+    kernel.release(link);
+    assert!(!arrives(), "the placeholder has become the pod's");
+    drop(kernel);
+    assert!(!arrives(), "nobody runs");
+    let mut kernel = Kernel::open(&config(&pins, AttachKind::Tcx)).unwrap();
+    kernel.detach(link).unwrap();
+    // One that nobody claims, and one of an interface whose index another one has by now.
+    kernel.hold(source.attach(link).unwrap());
+    kernel.release(link);
+    assert!(arrives(), "released");
+    kernel.hold(source.attach(link).unwrap());
+    ip(&["link", "del", "pod0"]);
+    ip(&[
+        "link",
+        "add",
+        "pod1",
+        "index",
+        &link.to_string(),
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "pod1p",
+    ]);
+    kernel.attach(&uid("b"), link).unwrap();
+    let [ingress, egress] = linked(&pins, link);
+    assert_ne!(ingress, egress);
+    assert!(
+        Kernel::open(&config(&pins, AttachKind::Clsact)).is_err(),
+        "one instance at a time"
+    );
+    drop(kernel);
+    let kernel = Kernel::open(&config(&pins, AttachKind::Clsact)).unwrap();
+    assert!(
+        kernel.placeholders().unwrap().is_none(),
+        "clsact waits for nothing"
+    );
+}
+
+#[test]
 fn a_pod_that_goes_leaves_its_interface_and_slot_denied() {
     if !root() {
         return;

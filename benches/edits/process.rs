@@ -25,6 +25,8 @@ impl Process {
             .arg(folder)
             .arg("--pin-path")
             .arg(pins)
+            .arg("--api-socket")
+            .arg(folder.join(".api/api.sock"))
             .stderr(Stdio::piped())
             .spawn()?;
         let mut log = BufReader::new(child.stderr.take().ok_or("no pipe")?);

@@ -175,31 +175,42 @@ fn rolling_restart() {
     );
 }
 
+/// As a build with other programs and the same maps does: what is built into them is set anew, so that they are loaded, and
+/// put in the place of those that are attached.
+#[test]
+fn upgrade_within_the_abi() {
+    // Others than a run that failed has left.
+    let first = 1000 + u64::from(std::process::id() % 1000) * 100;
+    let setting = "PALISADE_EVENTS_PER_SECOND";
+    upgrades("faults.same-abi", "upgrades to other programs", setting, first);
+}
+
 /// Needs an image whose maps may be given another version, which the binary's hidden setting does.
 #[test]
 fn upgrade_to_another_abi() {
-    let wanted = faults(30);
-    let to = |version: u64| {
-        json!({ "spec": { "containers": [{
-            "name": NAME, "env": [{ "name": "PALISADE_ABI_VERSION", "value": version.to_string() }] }] } })
-    };
-    // Other versions than a run that failed has left.
+    // Others than a run that failed has left.
     let first = 1000 + u64::from(std::process::id() % 1000) * 1000;
-    under_traffic(
+    let setting = "PALISADE_ABI_VERSION";
+    upgrades(
         "faults.another-abi",
         "upgrades to another map version",
-        wanted,
-        |cluster, number| {
-            roll(cluster, &to(first + number));
-            1
-        },
+        setting,
+        first,
     );
-    if let Some(cluster) = Cluster::connect() {
-        let env = json!({ "name": "PALISADE_ABI_VERSION", "$patch": "delete" });
+}
+
+/// Each raises what `setting` is set to, from `first` on.
+fn upgrades(report: &'static str, fault: &str, setting: &str, first: u64) {
+    let env = |variable: serde_json::Value| json!({ "spec": { "containers": [{ "name": NAME, "env": [variable] }] } });
+    under_traffic(report, fault, faults(30), |cluster, number| {
         roll(
-            &cluster,
-            &json!({ "spec": { "containers": [{ "name": NAME, "env": [env] }] } }),
+            cluster,
+            &env(json!({ "name": setting, "value": (first + number).to_string() })),
         );
+        1
+    });
+    if let Some(cluster) = Cluster::connect() {
+        roll(&cluster, &env(json!({ "name": setting, "$patch": "delete" })));
     }
 }
 

@@ -6,8 +6,10 @@
 //! environment sets.
 
 mod agents;
+mod asked_for;
 mod churn;
 mod cluster;
+mod endpoints;
 mod failover;
 mod fake_pods;
 mod faults;
@@ -15,6 +17,8 @@ mod first_packet;
 mod latency;
 mod memory;
 mod netns;
+mod paused;
 mod report;
 mod traffic;
+mod watchers;
 mod writes;

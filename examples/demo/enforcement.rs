@@ -47,6 +47,8 @@ impl<'a> Enforcement<'a> {
             .arg("--pin-path")
             .arg(pin_path())
             .args(["--listen", LISTEN])
+            .arg("--api-socket")
+            .arg(log.with_file_name("api").join("api.sock"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(written)

@@ -8,6 +8,7 @@ use super::node::{Source, Taken};
 use super::standalone::place;
 use crate::cluster;
 use crate::cluster::local::{Local, Update};
+use crate::introspect::{Known, Watches};
 use crate::node::Wanted;
 use crate::observe::Metrics;
 
@@ -53,6 +54,7 @@ impl Source for ApiServer {
             incomplete: !self.local.is_synced(),
             ..Taken::default()
         };
+        taken.known = known(&update);
         taken.pods = put(wanted, &update);
         taken.objects = update.objects;
         taken
@@ -65,9 +67,31 @@ impl Source for ApiServer {
         }
     }
 
+    fn watches(&self) -> Option<Watches> {
+        let health = self.local.health();
+        Some(Watches {
+            watches: health.watches,
+            failing: health.failing,
+            errors: health.errors,
+        })
+    }
+
     fn uid_of(&self, uid: &str) -> Option<Arc<str>> {
         self.local.uid_of(uid).cloned()
     }
+}
+
+/// Whose addresses an update tells of: the node's pods, and those that the policies of their namespaces select.
+fn known(update: &Update) -> Vec<Known> {
+    let pods = update.pods.iter().map(|(uid, pod)| match pod {
+        Some(pod) => Known::Pod(pod.clone()),
+        None => Known::PodGone(uid.clone()),
+    });
+    let policies = update.endpoints.iter().map(|(policy, slices)| match slices {
+        Some(slices) => Known::Policy(policy.clone(), slices.clone()),
+        None => Known::PolicyGone(policy.clone()),
+    });
+    pods.chain(policies).collect()
 }
 
 /// Whether pods are to be found anew.

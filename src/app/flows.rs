@@ -1,40 +1,39 @@
-//! Packets that the programs report, as log lines with names.
+//! Packets that the programs report, with what only the loop can tell of them: whose slot and whose counter it is at the moment.
 
-use tracing::info;
+use std::collections::HashMap;
 
 use crate::bpf::{Event, Kernel};
 use crate::compile::RuleInfo;
+use crate::introspect::Seen;
+use crate::model::ObjectId;
 
-/// Logs one packet: who to whom, what became of it, and by which policy or for which reason.
-pub fn log(kernel: &Kernel, event: &Event) {
-    let image = kernel.image();
-    let pod = kernel.pod_of_slot(event.slot).and_then(|uid| image.pods.get(uid));
-    let pod = pod.map_or_else(
-        || format!("interface {}", event.ifindex),
-        |pod| pod.id.to_string(),
-    );
-    let by = match kernel.rule_of_counter(event.counter) {
-        Some(RuleInfo::Rule(rule)) => rule.to_string(),
-        Some(RuleInfo::Isolation { policies, .. }) => {
-            let policies: Vec<_> = policies.iter().map(ToString::to_string).collect();
-            format!("isolated by {}", policies.join(", "))
+/// What numbers of events stand for, remembered from one event to the next: a flood has few of them.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    pods: HashMap<u32, Option<ObjectId>>,
+    rules: HashMap<u32, Option<RuleInfo>>,
+}
+
+impl Numbers {
+    /// To be called after each change of what the kernel holds.
+    pub fn forget(&mut self) {
+        self.pods.clear();
+        self.rules.clear();
+    }
+
+    pub fn seen(&mut self, kernel: &Kernel, event: Event) -> Seen {
+        let pod = self.pods.entry(event.slot).or_insert_with(|| {
+            let uid = kernel.pod_of_slot(event.slot)?;
+            Some(kernel.image().pods.get(uid)?.id.clone())
+        });
+        let rule = self
+            .rules
+            .entry(event.counter)
+            .or_insert_with(|| kernel.rule_of_counter(event.counter).cloned());
+        Seen {
+            pod: pod.clone(),
+            rule: rule.clone(),
+            event,
         }
-        None => event.reason.name().to_string(),
-    };
-    let end = |address: Option<std::net::IpAddr>, port: u16| match address {
-        Some(address) if port != 0 => std::net::SocketAddr::new(address, port).to_string(),
-        Some(address) => address.to_string(),
-        None => "-".into(),
-    };
-    info!(
-        target: "palisade::flow",
-        pod,
-        direction = %event.direction,
-        source = end(event.source, event.source_port),
-        destination = end(event.destination, event.destination_port),
-        protocol = event.protocol,
-        ethertype = %format_args!("{:#06x}", event.ethertype),
-        by,
-        "{}", if event.allowed { "allowed" } else { "denied" }
-    );
+    }
 }

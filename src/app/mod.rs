@@ -4,6 +4,7 @@ mod api_server;
 mod flows;
 mod node;
 mod secured;
+mod shown;
 mod standalone;
 
 use std::future::Future;
@@ -11,6 +12,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use futures::FutureExt;
@@ -24,18 +26,22 @@ use tracing::{info, warn};
 
 use self::api_server::ApiServer;
 use self::node::{Node, Source};
+use self::shown::Shown;
 use self::standalone::Standalone;
 use crate::args;
 use crate::bpf::{self, Cleaned, Config, Kernel};
 use crate::cluster::{self, connection, controller, local};
 use crate::cni::install;
 use crate::files::Folder;
+use crate::introspect;
 use crate::model::Problem;
 use crate::node::{Agent, Links, Secure, Server};
 use crate::observe::{self, Counters, Metrics, Readiness};
 
 /// Requests of the CNI plugin that wait for the loop. A node starts fewer pods at once; more would wait at the socket.
 const REQUESTS: usize = 64;
+/// How long what blocks may take to end.
+const END: Duration = Duration::from_secs(2);
 /// What keeps an instance from being ready, as /readyz names it.
 const IN_FORCE: &str = "the policies in force";
 
@@ -51,7 +57,10 @@ pub fn run(run: args::Run) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(supervise(run))
+    let result = runtime.block_on(supervise(run));
+    // A write to a standard output that nobody reads may never end.
+    runtime.shutdown_timeout(END);
+    result
 }
 
 /// `palisade clean`: removes all that `run` left in the kernel.
@@ -102,6 +111,7 @@ async fn supervise(run: args::Run) -> Result<()> {
         kernel,
         listen,
         log_format: _, // main has set logging up
+        flows,
     } = run;
     // First of all: a signal during the start must not be lost.
     let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -109,9 +119,20 @@ async fn supervise(run: args::Run) -> Result<()> {
     let serving = match from {
         args::From::Folder(folder) => {
             let source = Standalone::new(folder.clone(), Folder::open(&folder)?, parts.metrics.clone());
-            Some(parts.enforce(folder.display().to_string(), source, None, &kernel)?)
+            Some(parts.enforce(
+                Part {
+                    node: host_name(),
+                    name: folder.display().to_string(),
+                    cni: None,
+                    controller: false,
+                    listen,
+                    flows,
+                },
+                source,
+                &kernel,
+            )?)
         }
-        args::From::Cluster(cluster) => parts.cluster(cluster, &kernel).await?,
+        args::From::Cluster(cluster) => parts.cluster(cluster, listen, flows, &kernel).await?,
     };
     let enforces = serving.is_some();
     parts.serve(listen, serving).await?;
@@ -152,7 +173,13 @@ impl Parts {
     }
 
     /// The parts of an instance in a cluster; what is counted in the kernel, where it enforces.
-    async fn cluster(&mut self, part: args::Cluster, kernel: &Config) -> Result<Option<Arc<dyn Counters>>> {
+    async fn cluster(
+        &mut self,
+        part: args::Cluster,
+        listen: SocketAddr,
+        flows: args::Flows,
+        kernel: &Config,
+    ) -> Result<Option<Arc<dyn Counters>>> {
         let args::Cluster { controller, agent } = part;
         let client = connection::client().await?;
         let counters = match &agent {
@@ -163,7 +190,15 @@ impl Parts {
                 );
                 let local = local::Local::new(client.clone(), &node.name);
                 let source = ApiServer::new(local, self.metrics.clone(), self.cluster.clone());
-                Some(self.enforce(format!("node {}", node.name), source, node.cni.as_ref(), kernel)?)
+                let part = Part {
+                    node: node.name.clone(),
+                    name: format!("node {}", node.name),
+                    cni: node.cni.clone(),
+                    controller,
+                    listen,
+                    flows,
+                };
+                Some(self.enforce(part, source, kernel)?)
             }
             None => None,
         };
@@ -188,14 +223,42 @@ impl Parts {
         Ok(Plugin { secure, problems })
     }
 
+    /// The parts that answer about this node, and the end that tells them. Enforcing does not depend on them: where they cannot
+    /// work, that is logged.
+    fn introspection(
+        &mut self,
+        agent: introspect::Agent,
+        flows: args::Flows,
+    ) -> Result<introspect::Reporter> {
+        let args::Flows { socket, held, log } = flows;
+        let (report, recorder, answers) = introspect::new(agent, held);
+        self.add("flow recorder", recorder.run(self.shutdown.clone()));
+        if let Some(destination) = log {
+            let log = introspect::FlowLog::open(&destination, &answers)?;
+            self.add("flow log", log.run(self.shutdown.clone()));
+        }
+        match introspect::Server::bind(&socket, answers) {
+            Ok(server) => self.add("API socket", server.run(self.shutdown.clone())),
+            Err(error) => warn!("palisade status, flows and others will not be answered: {error:#}"),
+        }
+        Ok(report)
+    }
+
     /// The parts that enforce what `source` says, and what is counted in the kernel.
     fn enforce<S: Source + 'static>(
         &mut self,
-        name: String,
+        part: Part,
         source: S,
-        cni: Option<&install::Config>,
         config: &Config,
     ) -> Result<Arc<dyn Counters>> {
+        let Part {
+            node,
+            name,
+            cni,
+            controller,
+            listen,
+            flows,
+        } = part;
         let kernel = Kernel::open(config)?;
         announce(&kernel);
         let (links, driver) = Links::open()?;
@@ -203,9 +266,25 @@ impl Parts {
         let (deliver, events) = mpsc::channel(node::EVENTS);
         let reader = kernel.events(move |event| deliver.try_send(event).is_ok())?;
         // Only now: as long as another instance holds the kernel side, the socket is that one's too.
-        let plugin = cni.map(|config| self.plugin(config)).transpose()?;
+        let plugin = cni.as_ref().map(|config| self.plugin(config)).transpose()?;
         let Plugin { secure, problems } = plugin.unwrap_or_else(Plugin::none);
-        let agent = Agent::new(kernel, links, self.metrics.clone());
+        let report = self.introspection(
+            introspect::Agent {
+                node: node.into(),
+                source: name.clone(),
+                metrics: listen,
+                inspector: kernel.inspector()?,
+                adopted: kernel.opened().adopted,
+                notices: kernel.opened().notices.clone(),
+                readiness: self.readiness.clone(),
+                leader: controller.then(|| self.cluster.leader.clone()),
+            },
+            flows,
+        )?;
+        let mut agent = Agent::new(kernel, links, self.metrics.clone());
+        if cni.is_some() {
+            agent.expect_pods()?;
+        }
         let counters = agent.counters();
         let node = Node {
             source,
@@ -213,6 +292,7 @@ impl Parts {
             agent,
             events,
             reader,
+            shown: Shown::new(report),
             secure,
             cni: problems,
             metrics: self.metrics.clone(),
@@ -256,6 +336,20 @@ impl Parts {
     }
 }
 
+/// One node's part.
+struct Part {
+    /// What the node is called.
+    node: String,
+    /// What the log calls what is enforced.
+    name: String,
+    cni: Option<install::Config>,
+    /// Whether it takes part in the election, too.
+    controller: bool,
+    /// Where /metrics answers.
+    listen: SocketAddr,
+    flows: args::Flows,
+}
+
 /// What the agent's loop gets of the CNI plugin.
 struct Plugin {
     secure: mpsc::Receiver<Secure>,
@@ -270,6 +364,11 @@ impl Plugin {
             problems: watch::channel(Vec::new()).1,
         }
     }
+}
+
+/// What a node is called where no API server has a name for it.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// What no other instance is called: the pod's name, else that of the node.

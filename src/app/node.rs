@@ -1,7 +1,7 @@
 //! The loop of a node, whatever says what is wanted: a folder or an API server.
 //!
 //! In: changes of the source, links and routes, packets that the programs report, pods that the CNI plugin asks to secure.
-//! Out: the kernel at what is wanted, log lines, metrics, readiness.
+//! Out: the kernel at what is wanted, log lines, metrics, readiness, and what there is to tell to whoever asks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -14,9 +14,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::flows;
+use super::flows::Numbers;
 use super::secured::Secured;
+use super::shown::Shown;
 use crate::bpf::{Event, EventReader, Settled};
+use crate::introspect::{Known, Loser, Watches};
 use crate::model::Problem;
 use crate::node::{Agent, Enforced, Secure, Wanted, Why};
 use crate::observe::{Metrics, Unready};
@@ -41,6 +43,11 @@ pub trait Source: Send {
     /// Once a second, for what is only to be counted.
     fn tick(&mut self) {}
 
+    /// How the watches are that it has, if it has any.
+    fn watches(&self) -> Option<Watches> {
+        None
+    }
+
     /// The pod that kubelet knows by this UID, by the UID that `wanted` has it under.
     fn uid_of(&self, uid: &str) -> Option<std::sync::Arc<str>>;
 }
@@ -58,6 +65,8 @@ pub struct Taken {
     pub problems: Vec<(&'static str, Vec<Problem>)>,
     /// Not all is known that was in force before: nothing is to be written yet.
     pub incomplete: bool,
+    /// Whose addresses there are, as far as it differs.
+    pub known: Vec<Known>,
 }
 
 /// What the loop runs on.
@@ -68,6 +77,8 @@ pub struct Node<S> {
     pub agent: Agent,
     pub events: mpsc::Receiver<Event>,
     pub reader: EventReader,
+    /// To whoever asks this node about itself.
+    pub shown: Shown,
     /// Pods that the CNI plugin has just made.
     pub secure: mpsc::Receiver<Secure>,
     /// What stands in the way of the CNI plugin.
@@ -95,7 +106,8 @@ impl<S: Source> Node<S> {
         let mut problems = Problems::default();
         let mut tick = interval(RETRY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut first, mut incomplete, mut retry, mut lost) = (true, true, false, 0);
+        let (mut first, mut incomplete, mut retry) = (true, true, false);
+        let (mut numbers, mut lost) = (Numbers::default(), Lost::default());
         let (mut tidy_at, mut settling) = (None::<Instant>, None::<JoinHandle<Settled>>);
         loop {
             let mut news = News::default();
@@ -116,7 +128,7 @@ impl<S: Source> Node<S> {
                 }
                 Ok(()) = self.cni.changed() => {
                     problems.replace(vec![("cni", self.cni.borrow_and_update().clone())]);
-                    self.metrics.set_problems(problems.report());
+                    self.tell(&mut problems);
                     continue;
                 }
                 moved = self.agent.links_changed() => {
@@ -132,44 +144,50 @@ impl<S: Source> Node<S> {
                 settled = ended(&mut settling), if settling.is_some() => {
                     settling = None;
                     // If it comes too late, the change that was faster has set the next time.
-                    self.agent.tidy(&settled?);
+                    if self.agent.tidy(&settled?) {
+                        numbers.forget();
+                        self.shown.tidied(&self.agent);
+                    }
                     continue;
                 }
                 _ = tick.tick() => {
                     self.count_lost(&mut lost);
                     self.source.tick();
+                    self.shown.state(incomplete, secured.waiting(), self.source.watches());
                     if !retry && !secured.is_waiting() {
                         continue;
                     }
                     news.why.pods = true;
                 }
                 Some(event) = self.events.recv() => {
-                    flows::log(self.agent.kernel(), &event);
+                    self.shown.report.seen(numbers.seen(self.agent.kernel(), event));
                     continue;
                 }
             }
             let begun = Instant::now();
-            let mut due = !changed && !asked;
+            let (mut due, mut policies) = (!changed && !asked, false);
             if changed {
                 let taken = self.source.take(&mut wanted);
                 problems.replace(taken.problems);
+                self.shown.report.known(taken.known);
                 news.why.pods |= taken.pods;
                 news.objects = taken.objects;
                 incomplete = taken.incomplete;
                 due = taken.news;
+                policies = taken.news;
             }
             if incomplete {
                 secured.give_up_who_is_late("the API server has not told yet what concerns this node");
-                self.metrics.set_problems(problems.report());
+                self.tell(&mut problems);
                 continue;
             }
             news.why.pods |= secured.put(&mut wanted, |uid| self.source.uid_of(uid)) | first;
             if !due && !news.why.pods {
-                self.metrics.set_problems(problems.report());
+                self.tell(&mut problems);
                 continue;
             }
-            first = false;
             let enforced = self.agent.enforce(&wanted, news.why).await?;
+            numbers.forget();
             let took = begun.elapsed();
             secured.answer(&self.agent, &enforced);
             retry = enforced.retry;
@@ -191,17 +209,49 @@ impl<S: Source> Node<S> {
                     "in force: {}", self.name
                 );
             }
+            // What came while not all was known counts from the first change on.
+            let policies = std::mem::take(&mut first) | policies;
+            self.shown
+                .enforced(&self.agent, &wanted, policies, &enforced, took);
             problems.replace(vec![("node", enforced.problems)]);
-            self.metrics.set_problems(problems.report());
+            self.tell(&mut problems);
         }
         self.reader.stop()
     }
 
-    fn count_lost(&self, lost: &mut u64) {
-        let now = self.agent.kernel().events_lost().unwrap_or(*lost) + self.reader.refused();
-        self.metrics.events_lost.inc_by(now.saturating_sub(*lost));
-        *lost = now.max(*lost);
+    fn tell(&mut self, problems: &mut Problems) {
+        self.metrics.set_problems(problems.report());
+        self.shown.problems(&problems.told);
     }
+
+    fn count_lost(&self, lost: &mut Lost) {
+        for (by, before, now) in [
+            (
+                Loser::Kernel,
+                &mut lost.by_kernel,
+                self.agent.kernel().events_lost().ok(),
+            ),
+            (Loser::Agent, &mut lost.by_agent, Some(self.reader.refused())),
+        ] {
+            let Some(now) = now else { continue };
+            self.metrics
+                .events_lost
+                .inc_by(now.saturating_sub(before.unwrap_or(0)));
+            // The kernel's count outlives this process: what was lost before is not ours to tell.
+            let more = now.saturating_sub(before.unwrap_or(now));
+            if more > 0 {
+                self.shown.report.lost(more, by);
+            }
+            *before = Some(now);
+        }
+    }
+}
+
+/// Events lost so far; `None`: not counted yet.
+#[derive(Debug, Default)]
+struct Lost {
+    by_kernel: Option<u64>,
+    by_agent: Option<u64>,
 }
 
 /// The end of a wait that is under way.

@@ -55,6 +55,11 @@ impl Secured {
         !self.waiting.is_empty()
     }
 
+    /// How many plugins wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Plugins whose time is over get `why` there is no other answer; kubelet sends another.
     pub fn give_up_who_is_late(&mut self, why: &str) {
         let now = Instant::now();

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::node::{Source, Taken};
 use crate::files::Folder;
+use crate::introspect::Known;
 use crate::model::{Change, Pod};
 use crate::node::Wanted;
 use crate::observe::Metrics;
@@ -55,6 +56,7 @@ impl Source for Standalone {
             ..Taken::default()
         };
         if taken.news {
+            taken.known = refresh.changes.iter().filter_map(known).collect();
             taken.pods = take(&mut self.index, wanted, refresh.changes);
             taken.problems.push(("resolve", self.index.problems()));
         }
@@ -87,6 +89,17 @@ fn take(index: &mut Index, wanted: &mut Wanted, changes: Vec<Change>) -> bool {
         };
     }
     moved
+}
+
+/// Whose addresses a change tells of. Policies tell of none that the pods do not.
+fn known(change: &Change) -> Option<Known> {
+    Some(match change {
+        Change::Pod(pod) => Known::Pod(pod.clone()),
+        Change::PodGone { uid, .. } => Known::PodGone(uid.clone()),
+        Change::Service(service) => Known::Service(service.id.clone(), service.cluster_ips.clone()),
+        Change::ServiceGone(id) => Known::ServiceGone(id.clone()),
+        _ => return None,
+    })
 }
 
 /// What decides where a pod is.

@@ -5,7 +5,7 @@ pub(super) const COMMON: &str = "\
 Exit codes:
   0  done; for check: no problem found
   1  check: problems found; diff: changes found; run, clean, uninstall: failed
-  2  wrong usage, or the folder or the cluster cannot be read
+  2  wrong usage, the folder or the cluster cannot be read, or no agent answers
 
 Environment:
   KUBECONFIG    the cluster that is asked where --from names no folder; ~/.kube/config where it is not set
@@ -43,7 +43,8 @@ pub(super) const EXPLAIN: &str = "\
 SRC and DST are NAMESPACE/POD or an address; an address that a pod has stands for that pod, and DST may be a
 Service's ClusterIP. PORT/PROTO is the destination port and TCP, UDP or SCTP, as in 80/TCP; for protocols without
 ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number. With --drop, the packet is that of a flow's line, and
-the answer compares what the line tells with what policies say now.
+the answer compares what the line tells with what policies say now. Of pods on this node, where its agent answers (as root), it says too what
+the kernel's maps hold, and whether the two agree.
 
 Examples:
   palisade explain --from examples/shop shop/web-0 shop/api-0 9000/TCP
@@ -65,6 +66,7 @@ JSON:
     itself      a pod always reaches itself, through its own Service too
     notSubject  \"detail\": no pod, or one that policies do not apply to
     service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP
+  egress and ingress have \"kernel\":{\"node\",\"verdict\",\"reason\",\"policies\",\"rule\",\"attached\",\"agrees\"} where the pod is on this node
   reported, with --drop, is {\"time\",\"node\",\"verdict\",\"direction\",\"reason\",\"policies\",\"rule\",\"agrees\"}
 
 Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder or the cluster cannot be read.
@@ -112,3 +114,118 @@ pub(super) const CLEAN: &str = "\
 Works after a crash too. Where nothing is left, it does nothing.
 
 Exit codes: 0 nothing is left; 1 something could not be removed; 2 wrong usage.";
+
+pub(super) const FLOWS: &str = "\
+Asks the agent of this node; `kubectl palisade flows` asks those of all nodes. What is shown is the first packet of a flow, or
+each packet that is denied, as far as the agent reports them (`palisade run --events-per-second`); a line says how many were lost.
+
+Examples:
+  palisade flows --follow --verdict denied
+  palisade flows --pod shop/web-0 --direction ingress --port 8080 -o wide
+  palisade flows --reason isolation --policy default-deny --last 1000 -o json
+
+JSON, one object a line:
+  {\"type\":\"flow\",\"time\",\"node\",\"verdict\",\"direction\",\"reason\",\"pod\",\"ifindex\",\"policies\",\"rule\",\"source\",\"destination\",
+   \"protocol\",\"tcpFlags\",\"icmpType\",\"length\"}
+  source and destination are {\"address\",\"port\",\"pod\",\"service\"}; what a packet does not have, or nobody knows, is left out
+  {\"type\":\"lost\",\"time\",\"node\",\"lost\",\"by\"}: so many were not seen, by the kernel, the agent or this reader
+
+Exit codes: 0 answered; 2 wrong usage, no such pod, namespace or policy, or no agent answers.";
+
+pub(super) const STATUS: &str = "\
+Asks the agent of this node; `kubectl palisade status` asks those of all nodes.
+
+Examples:
+  palisade status
+  palisade status -o json | jq .problems
+
+JSON: {\"node\",\"version\",\"source\",\"started\",\"ready\",\"waitingFor\",\"leader\",\"kernel\",\"pods\",\"interfaces\",\"policies\",
+  \"policiesInForce\",\"lastChange\",\"queue\",\"watches\",\"flows\",\"problems\",\"metrics\"}
+
+Exit codes: 0 it is ready and what is wanted is in force; 1 it is not; 2 wrong usage, or no agent answers.";
+
+pub(super) const PODS: &str = "\
+Asks the agent of this node; `kubectl palisade pods` asks those of all nodes.
+
+Examples:
+  palisade pods
+  palisade pods shop/web-0 -o yaml
+
+JSON: [{\"node\",\"pod\",\"uid\",\"addresses\",\"sourcePrefixes\",\"interfaces\":[{\"ifindex\",\"name\"}],\"ingress\",\"egress\"}]
+  ingress and egress are {\"state\",\"policies\",\"ruleSet\"}, state open, isolated or unknown
+
+Exit codes: 0 answered; 2 wrong usage, no such pod or namespace, or no agent answers.";
+
+pub(super) const POLICIES: &str = "\
+Asks the agent of this node; `kubectl palisade policies` asks those of all nodes.
+What is denied counts for each of the policies that isolate the pod together.
+
+Examples:
+  palisade policies -n shop
+  palisade policies shop/db -o json
+
+JSON: [{\"node\",\"policy\",\"directions\",\"pods\",\"slices\",\"entries\",\"allowed\":{\"packets\",\"bytes\"},\"denied\":{\"packets\",\"bytes\"}}]
+
+Exit codes: 0 answered; 2 wrong usage, no such policy or namespace, or no agent answers.";
+
+pub(super) const CONNTRACK: &str = "\
+Asks the agent of this node; `kubectl palisade conntrack` asks those of all nodes.
+Source is who began. A flow that is stale is judged anew at its next packet.
+
+Examples:
+  palisade conntrack --pod shop/web-0
+  palisade conntrack --port 5432 --limit 1000 -o json
+
+JSON: {\"flows\":[{\"node\",\"pod\",\"ifindex\",\"direction\",\"source\",\"destination\",\"protocol\",\"state\",\"idleSeconds\",\"reason\",\"policies\",
+  \"rule\",\"current\"}],\"more\"}
+
+Exit codes: 0 answered; 2 wrong usage, no such pod, or no agent answers.";
+
+pub(super) const MAPS: &str = "\
+Asks the agent of this node; `kubectl palisade maps` asks those of all nodes.
+
+Example:
+  palisade maps
+
+JSON: [{\"node\",\"map\",\"id\",\"kind\",\"keyBytes\",\"valueBytes\",\"entries\",\"capacity\",\"memoryBytes\",\"flag\"}]
+
+Exit codes: 0 answered; 2 wrong usage, or no agent answers.";
+
+pub(super) const PROGS: &str = "\
+Asks the agent of this node; `kubectl palisade progs` asks those of all nodes.
+Runs and their time are counted while the sysctl kernel.bpf_stats_enabled is 1.
+
+Example:
+  palisade progs
+
+JSON: [{\"node\",\"program\",\"direction\",\"id\",\"tag\",\"loaded\",\"verifiedInstructions\",\"jitedBytes\",\"runs\",\"runNanoseconds\",
+  \"interfaces\",\"missing\"}]
+
+Exit codes: 0 answered; 2 wrong usage, or no agent answers.";
+
+pub(super) const BUGREPORT: &str = "\
+The archive holds what status, pods, policies, maps, progs, conntrack and flows show, the metrics, and what the kernel is. So it
+names pods, policies and addresses. It holds no secrets: no environment, no kubeconfig, no tokens, no payload of any packet.
+
+Examples:
+  palisade bugreport
+  kubectl -n kube-system exec palisade-x7k2p -- /palisade bugreport -f - > node.tar.gz
+
+Exit codes: 0 written; 2 wrong usage, the file cannot be written, or no agent answers.";
+
+pub(super) const KUBECTL: &str = "\
+Runs kubectl to find Palisade's pods, and in each of them, or in that of the pod that is asked about, the command of the same name;
+so it may do what your kubectl may: `pods/exec` in their namespace. To have it as kubectl palisade, link it as kubectl-palisade
+somewhere in PATH.
+
+Examples:
+  kubectl palisade status
+  kubectl palisade flows --follow --verdict denied
+  palisade kubectl --node worker-1 conntrack --port 5432
+
+Exit codes: 0 answered; 1 some agents did not answer, or one is not well (status); 2 wrong usage, or none answered.";
+
+pub(super) const COMPLETION: &str = "\
+Examples:
+  palisade completion bash > /etc/bash_completion.d/palisade
+  palisade completion zsh > \"${fpath[1]}/_palisade\"";

@@ -155,7 +155,7 @@ impl Kernel {
             .collect()
     }
 
-    fn attach_program(&self, ifindex: u32, direction: Direction) -> Result<()> {
+    fn attach_program(&mut self, ifindex: u32, direction: Direction) -> Result<()> {
         let attached = if self.tcx {
             self.attach_tcx(ifindex, hook(direction))
         } else {
@@ -170,8 +170,7 @@ impl Kernel {
         })
     }
 
-    fn attach_tcx(&self, ifindex: u32, hook: Hook) -> Result<()> {
-        let program = self.program(direction(hook));
+    fn attach_tcx(&mut self, ifindex: u32, hook: Hook) -> Result<()> {
         let path = self.pins.link(ifindex, hook);
         match sys::open_pin(&path) {
             Ok(link) => {
@@ -179,7 +178,7 @@ impl Kernel {
                 match info {
                     Some(info) if info.ifindex == ifindex && info.hook == Some(hook) => {
                         if info.program != self.program_ids[direction(hook) as usize] {
-                            sys::link_update(link.as_fd(), program)?;
+                            sys::link_update(link.as_fd(), self.program(direction(hook)))?;
                         }
                         return Ok(());
                     }
@@ -190,7 +189,10 @@ impl Kernel {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let link = sys::tcx_attach(program, ifindex, hook)?;
+        let link = match self.redeem(ifindex, hook)? {
+            Some(link) => link,
+            None => sys::tcx_attach(self.program(direction(hook)), ifindex, hook)?,
+        };
         replace_pin(&link, &path)?;
         // One that an earlier run left with the other kind would judge, and count, everything twice.
         detach_filter(ifindex, hook)?;
@@ -288,7 +290,7 @@ pub(super) fn detach_link(path: &std::path::Path) -> Result<()> {
 }
 
 /// Id of our program in a filter of ours; `None` where there is none, or somebody else's has the place.
-fn filter(ifindex: u32, hook: Hook) -> Result<Option<u32>> {
+pub(super) fn filter(ifindex: u32, hook: Hook) -> Result<Option<u32>> {
     // No such filter, no clsact qdisc, no interface: no filter of ours in any case.
     let Ok(id) = sys::filter_program(ifindex, hook, PLACE) else {
         return Ok(None);
@@ -320,7 +322,7 @@ pub fn has_interface(ifindex: u32) -> bool {
 }
 
 /// Name of an interface of the caller's network namespace.
-pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+pub fn interface_name(ifindex: u32) -> Option<String> {
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
     index_to_name(socket, ifindex).ok()
 }

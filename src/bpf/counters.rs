@@ -112,6 +112,11 @@ impl CounterReader {
         self.rules.iter().map(|(key, _, info)| (*key, info))
     }
 
+    /// Each rule and isolation by its counters index.
+    pub(super) fn by_index(&self) -> impl Iterator<Item = (u32, &RuleInfo)> {
+        self.rules.iter().map(|(_, index, info)| (*index, info))
+    }
+
     /// How full the maps were when it was made.
     pub fn fill(&self) -> &[MapFill] {
         &self.fill

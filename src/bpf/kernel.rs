@@ -1,5 +1,6 @@
 //! The kernel's state under one pin path, and its one writer.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::mirror::Mirror;
 use super::mmap::MappedArray;
 use super::notes::NoteKey;
 use super::pins::Pins;
+use super::placeholder::Placeholder;
 use super::predecessor::Predecessor;
 use super::steps::Written;
 use super::tables::Maps;
@@ -34,6 +36,8 @@ pub struct Kernel {
     pub(super) tcx: bool,
     /// Whose programs may still be on interfaces, until [`Self::sweep`].
     pub(super) predecessors: Vec<Predecessor>,
+    /// By interface.
+    pub(super) placeholders: BTreeMap<u32, Placeholder>,
     pub(super) opened: Opened,
     /// How many changes there have been.
     pub(super) changes: u64,
@@ -104,6 +108,7 @@ impl Kernel {
             mirror,
             tcx,
             predecessors,
+            placeholders: BTreeMap::new(),
             opened: Opened {
                 adopted,
                 verified,

@@ -13,9 +13,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, OpenMapMut, PrintLevel, set_print};
-use rustix::time::{ClockId, clock_getres};
 
 use super::config::{Config, Map};
+use super::inspect::hertz;
 use super::open_map::OpenMap;
 use super::pins::{Pins, replace_pin};
 use super::skel::{OpenPalisadeSkel, PalisadeSkelBuilder};
@@ -201,6 +201,17 @@ fn check_shape(map: Map, wanted: &OpenMapMut<'_>, pinned: &MapShape) -> Result<(
     Ok(())
 }
 
+/// How long flows that are silent are known, in seconds, by what they have come to.
+pub(super) const TIMEOUTS: [(u32, u32); 7] = [
+    (abi::CT_TCP_SYN, 60),
+    (abi::CT_TCP_ESTABLISHED, 7200),
+    (abi::CT_DATAGRAM_NEW, 30),
+    (abi::CT_DATAGRAM_ANSWERED, 180),
+    (abi::CT_TCP_CLOSING, 10),
+    (abi::CT_SCTP, 7200),
+    (abi::CT_ECHO, 30),
+];
+
 fn set_switches(config: &Config, skel: &mut OpenPalisadeSkel<'_>) -> Result<()> {
     let switches = skel
         .maps
@@ -211,27 +222,10 @@ fn set_switches(config: &Config, skel: &mut OpenPalisadeSkel<'_>) -> Result<()> 
     switches.hz = hz;
     switches.events_per_second = config.events_per_second;
     switches.frag_timeout = 30 * hz;
-    for (state, seconds) in [
-        (abi::CT_TCP_SYN, 60),
-        (abi::CT_TCP_ESTABLISHED, 7200),
-        (abi::CT_DATAGRAM_NEW, 30),
-        (abi::CT_DATAGRAM_ANSWERED, 180),
-        (abi::CT_TCP_CLOSING, 10),
-        (abi::CT_SCTP, 7200),
-        (abi::CT_ECHO, 30),
-    ] {
+    for (state, seconds) in TIMEOUTS {
         switches.timeouts[state as usize] = seconds * hz;
     }
     Ok(())
-}
-
-/// Jiffies a second: the coarse clock ticks once a jiffy.
-fn hertz() -> u32 {
-    let tick = clock_getres(ClockId::MonotonicCoarse);
-    match u32::try_from(tick.tv_nsec) {
-        Ok(nanoseconds) if nanoseconds > 0 => (1_000_000_000 + nanoseconds / 2) / nanoseconds,
-        _ => 250,
-    }
 }
 
 /// Fills a larger map from the one that it follows.

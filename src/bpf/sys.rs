@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use libbpf_rs::libbpf_sys as raw;
 
@@ -61,6 +62,37 @@ pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     Ok(ProgramInfo {
         id: info.id,
         name: info.name.map(|c| c as u8),
+    })
+}
+
+/// What people ask of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProgramDetails {
+    pub id: u32,
+    pub tag: [u8; 8],
+    /// After the machine's start.
+    pub loaded: Duration,
+    pub verified_instructions: u32,
+    pub translated_bytes: u32,
+    pub jited_bytes: u32,
+    pub runs: u64,
+    pub run_time: Duration,
+}
+
+pub(super) fn program_details(program: BorrowedFd<'_>) -> io::Result<ProgramDetails> {
+    let mut info = raw::bpf_prog_info::default();
+    let mut length = size_of_val(&info) as u32;
+    // SAFETY: info is zeroed, so it asks for no variable-length parts, and length is its size.
+    check(unsafe { raw::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut length) })?;
+    Ok(ProgramDetails {
+        id: info.id,
+        tag: info.tag,
+        loaded: Duration::from_nanos(info.load_time),
+        verified_instructions: info.verified_insns,
+        translated_bytes: info.xlated_prog_len,
+        jited_bytes: info.jited_prog_len,
+        runs: info.run_cnt,
+        run_time: Duration::from_nanos(info.run_time_ns),
     })
 }
 
@@ -121,6 +153,33 @@ pub(super) fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> i
     let ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
     // SAFETY: options is sized by sz and outlives the call; its union is zero, which is no relative program.
     owned(unsafe { raw::bpf_link_create(program.as_raw_fd(), ifindex, hook.tcx(), &options) })
+}
+
+/// To what is attached after it.
+const TCX_NEXT: i32 = -1;
+
+/// A program for tcx that lets everything pass on to what is attached after it.
+pub(super) fn passing_program() -> io::Result<OwnedFd> {
+    let instruction = |code: u32, imm| raw::bpf_insn {
+        code: code as u8,
+        imm,
+        ..Default::default()
+    };
+    let instructions = [
+        instruction(raw::BPF_ALU64 | raw::BPF_MOV | raw::BPF_K, TCX_NEXT),
+        instruction(raw::BPF_JMP | raw::BPF_EXIT, 0),
+    ];
+    // SAFETY: NUL-terminated strings and instructions that outlive the call; null options are the defaults.
+    owned(unsafe {
+        raw::bpf_prog_load(
+            raw::BPF_PROG_TYPE_SCHED_CLS,
+            c"placeholder".as_ptr(),
+            c"Dual BSD/GPL".as_ptr(),
+            instructions.as_ptr(),
+            instructions.len() as _,
+            std::ptr::null_mut(),
+        )
+    })
 }
 
 /// Swaps a link's program in place; no packet goes unjudged meanwhile.

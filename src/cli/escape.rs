@@ -19,9 +19,38 @@ pub fn escape(text: &str) -> String {
     shown
 }
 
+/// JSON with what [`escape`] escapes as JSON's own `\u…`, so that it reads back as it was. Such characters are in strings only.
+pub fn escape_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // JSON leaves no control character of ASCII but DEL in a string; a newline is between values.
+        if c.is_ascii() && c != '\u{7f}' || c.escape_debug().next() == Some(c) {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(shown, "\\u{unit:04x}");
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
-    use super::escape;
+    use super::{escape, escape_json};
+
+    #[test]
+    fn json_reads_back_as_it_was_and_has_nothing_that_a_terminal_would_act_on() {
+        let text = "a\u{1b}[31m\u{9b}2J\u{202e}é\u{1f512}\u{e0001}\u{7f}\"\\";
+        let json = serde_json::to_string(text).unwrap();
+        let shown = escape_json(&json);
+        assert_eq!(escape(&shown), shown);
+        assert!(
+            shown.contains("\\u009b2J\\u202eé\u{1f512}\\udb40\\udc01\\u007f"),
+            "{shown}"
+        );
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
+    }
 
     #[test]
     fn what_a_terminal_would_act_on_is_escaped() {

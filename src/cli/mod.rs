@@ -3,12 +3,14 @@
 //! In: checked arguments and a folder. Out: an answer on the writer given, text or JSON; warnings about the folder on
 //! standard error. Nothing here touches a kernel: the verdicts are those of [`compile::eval`](crate::compile::eval).
 
+mod agent;
 mod check;
 mod cluster;
 mod diff;
 mod escape;
 mod example;
 mod explain;
+mod kubectl;
 mod matrix;
 mod ports;
 mod target;
@@ -16,14 +18,16 @@ mod traffic;
 
 use std::io::{self, Write};
 
+pub use agent::ask;
 pub use check::{Report, check};
 pub use cluster::Cluster;
 pub use diff::{By, Change, Decided, Difference, End, Kind, Sides, diff};
 pub use escape::escape;
 pub use explain::{
-    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Missing, NamedRule, Nearest, Party,
-    Reported, RuleReason, Whose, explain,
+    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Kernel, Missing, NamedRule, Nearest,
+    Party, Reported, RuleReason, Whose, explain,
 };
+pub use kubectl::kubectl;
 pub use matrix::{Row, matrix};
 pub use ports::Ports;
 use serde::{Serialize, Serializer};

@@ -20,6 +20,15 @@ pub fn watch_said(error: &watcher::Error) -> String {
     }
 }
 
+/// Whether nothing can be made any more in a namespace because it is being deleted.
+pub fn is_of_a_dying_namespace(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403
+        && causes
+            .into_iter()
+            .any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 fn remedy(status: &kube::core::Status) -> &'static str {
     match status.code {
         // Another version's or system's definition: the API server takes no field that it lacks.

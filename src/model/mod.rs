@@ -125,7 +125,7 @@ impl fmt::Display for RuleId {
 }
 
 /// Something in an input that cannot be realised as written. What it concerns stays denied.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     /// Kind and name of the object, or the file, that it is about.
     pub object: String,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use tracing::{debug, info, warn};
 
 use super::links::{Links, Sought, Veth};
+use super::prepare::Prepare;
 use super::scrape::Scrape;
 use crate::bpf::{self, Applied, ApplyError, Kernel, Settled, Settling};
 use crate::compile::{Compiled, Endpoints, Image, compile, diff};
@@ -60,6 +61,8 @@ pub struct Agent {
     elsewhere: usize,
     /// By interface: which link it was when the programs were attached.
     attached: BTreeMap<u32, (Arc<str>, u64)>,
+    /// Where pods are expected that somebody waits for.
+    prepare: Option<Prepare>,
     /// What the kernel should hold; differs from what it does hold by what is to be tidied.
     image: Image,
     swept: bool,
@@ -78,9 +81,19 @@ impl Agent {
             link_problems: Vec::new(),
             elsewhere: 0,
             attached: BTreeMap::new(),
+            prepare: None,
             image,
             swept: false,
         }
+    }
+
+    /// From now on, veths that appear are made ready to be attached, for pods whose start waits for it.
+    ///
+    /// # Errors
+    /// The kernel refuses a program of two instructions.
+    pub fn expect_pods(&mut self) -> Result<()> {
+        self.prepare = self.kernel.placeholders()?.map(Prepare::new);
+        Ok(())
     }
 
     /// For `/metrics`.
@@ -103,12 +116,23 @@ impl Agent {
         })
     }
 
-    /// Resolves when links or routes may have moved a pod. Safe to cancel.
+    /// Resolves when links or routes may have moved a pod, or a veth has been made ready for one. Safe to cancel.
     ///
     /// # Errors
     /// The netlink driver has ended.
     pub async fn links_changed(&mut self) -> Result<()> {
-        self.links.changed().await
+        let Some(prepare) = &mut self.prepare else {
+            return self.links.changed().await;
+        };
+        tokio::select! {
+            changed = self.links.changed() => changed,
+            made = prepare.made() => {
+                if let Some(placeholder) = made? {
+                    self.kernel.hold(placeholder);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Brings the kernel to what is wanted. Pods whose interface is not known are not this node's; those that an earlier
@@ -119,6 +143,9 @@ impl Agent {
     /// in force stays.
     pub async fn enforce(&mut self, wanted: &Wanted, why: Why) -> Result<Enforced> {
         let mut enforced = Enforced::default();
+        if why.links {
+            self.prepare();
+        }
         if why.pods || why.links {
             self.locate(wanted).await?;
         }
@@ -206,6 +233,17 @@ impl Agent {
         }
     }
 
+    fn prepare(&mut self) {
+        let Some(prepare) = &mut self.prepare else { return };
+        let Some((mut veths, newest)) = self.links.veths_to_elsewhere() else {
+            return;
+        };
+        veths.retain(|ifindex, _| !self.attached.contains_key(ifindex));
+        for ifindex in prepare.look(&veths, newest) {
+            self.kernel.release(ifindex);
+        }
+    }
+
     async fn locate(&mut self, wanted: &Wanted) -> Result<()> {
         let sought: Vec<Sought> = wanted
             .pods
@@ -278,9 +316,20 @@ impl Agent {
             if self.attached.get(&veth.ifindex) == Some(&is) {
                 continue;
             }
+            // When it is there, links_changed says so.
+            if self
+                .prepare
+                .as_ref()
+                .is_some_and(|prepare| prepare.is_coming(veth.ifindex))
+            {
+                continue;
+            }
             match self.kernel.attach(uid, veth.ifindex) {
                 Ok(written) => {
                     enforced.written.map_writes += written.map_writes;
+                    if let Some(prepare) = &mut self.prepare {
+                        prepare.claimed(veth.ifindex);
+                    }
                     self.attached.insert(veth.ifindex, is);
                     info!(interface = %veth.name, ifindex = veth.ifindex, pod = %uid, "attached");
                 }

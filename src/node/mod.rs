@@ -2,6 +2,7 @@
 
 mod agent;
 mod links;
+mod prepare;
 mod scrape;
 mod secure;
 

@@ -25,7 +25,8 @@ impl Scrape {
         }
     }
 
-    fn reader(&self) -> CounterReader {
+    /// What reads the counters as they are meant since the last change.
+    pub fn reader(&self) -> CounterReader {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

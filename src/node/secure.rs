@@ -3,15 +3,13 @@
 //! In: one line of JSON a connection ([`protocol`](crate::cni::protocol)), from root only. Out: a [`Secure`] each, to the agent's loop;
 //! its answer goes back. Who hangs up, or has no time left, is dropped, and the loop sees that by the closed answer.
 
-use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +21,7 @@ use tracing::{debug, warn};
 
 use crate::cni::protocol::{Answer, LINE, Request};
 use crate::observe::Metrics;
+use crate::socket;
 
 /// How long a connection may take for its line.
 const READ: Duration = Duration::from_secs(5);
@@ -72,9 +71,8 @@ impl Server {
     /// # Panics
     /// Outside of a tokio runtime with IO.
     pub fn bind(path: &Path, requests: mpsc::Sender<Secure>, metrics: Metrics) -> Result<Self> {
-        let listener = listen(path).with_context(|| format!("cannot listen at {}", path.display()))?;
         Ok(Self {
-            listener,
+            listener: socket::listen(path)?,
             path: path.to_path_buf(),
             requests,
             metrics,
@@ -111,38 +109,9 @@ impl Server {
     }
 }
 
-/// The socket comes into place by a rename, so that there is one at any time.
-fn listen(path: &Path) -> Result<UnixListener> {
-    let folder = path.parent().context("it has no folder")?;
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => fs::create_dir_all(folder)?,
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
-        _ => {}
-    }
-    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    match path.symlink_metadata() {
-        Ok(found) if !found.file_type().is_socket() => bail!("it is there, and no socket; remove it"),
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let mut new = path.as_os_str().to_os_string();
-    new.push(".new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&new)?;
-    fs::set_permissions(&new, Permissions::from_mode(0o600))?;
-    fs::rename(&new, path)?;
-    Ok(listener)
-}
-
 async fn serve(stream: UnixStream, requests: mpsc::Sender<Secure>, metrics: Metrics) {
-    // Of a process of another pid namespace, as the plugin is for an agent in a pod, the kernel tells no pid.
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == 0 => {}
-        Ok(peer) => return warn!(uid = peer.uid(), "refused at the CNI plugin's socket: not root"),
-        Err(error) => return warn!(%error, "refused at the CNI plugin's socket: it cannot be told who it is"),
+    if let Some(why) = socket::refusal(&stream) {
+        return warn!(why, "refused at the CNI plugin's socket");
     }
     let (mut from, mut to) = stream.into_split();
     let answer = match timeout(READ, read(&mut from)).await {

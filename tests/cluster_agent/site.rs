@@ -100,7 +100,8 @@ impl Site {
             format!("--cni-bin-dir={cni}"),
             format!("--socket={}", self.socket().display()),
         ];
-        let mut arguments = vec![&*kubeconfig, BINARY, "run", &node, &pins];
+        let api_socket = format!("--api-socket={}", self.api_socket().display());
+        let mut arguments = vec![&*kubeconfig, BINARY, "run", &node, &pins, &api_socket];
         arguments.extend(small);
         if self.arguments.is_empty() {
             arguments.extend(folders.iter().map(String::as_str));
@@ -145,6 +146,11 @@ impl Site {
             .arg(format!("--socket={}", self.socket().display()))
             .output()
             .expect("palisade uninstall")
+    }
+
+    /// Where the agent answers the operator.
+    pub fn api_socket(&self) -> PathBuf {
+        self.cni.path().join("api/api.sock")
     }
 
     fn socket(&self) -> PathBuf {

@@ -12,8 +12,10 @@ mod site;
 
 mod capacity;
 mod edits;
+mod flows;
 mod lifetimes;
 mod node;
+mod operator;
 mod packets;
 mod refusals;
 mod restarts;

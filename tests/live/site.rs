@@ -32,6 +32,7 @@ pub struct Site {
     pub folder: Folder,
     pub kind: &'static str,
     pins: PathBuf,
+    sockets: tempfile::TempDir,
     more: Vec<String>,
     instance: Option<Instance>,
     // Last: interfaces are to be there while they are cleaned.
@@ -46,6 +47,7 @@ impl Site {
             folder: Folder::new(),
             kind,
             pins: format!("/sys/fs/bpf/palisade-live-{}-{number}", std::process::id()).into(),
+            sockets: tempfile::tempdir().expect("a temporary folder"),
             more: Vec::new(),
             instance: None,
             host: Host::new(layout),
@@ -68,6 +70,11 @@ impl Site {
         })
     }
 
+    /// Where the agent answers.
+    pub fn socket(&self) -> PathBuf {
+        self.sockets.path().join("api.sock")
+    }
+
     pub fn pins(&self) -> &Path {
         &self.pins
     }
@@ -81,6 +88,7 @@ impl Site {
             format!("--from={}", self.folder.path().display()),
             format!("--pin-path={}", self.pins.display()),
             format!("--attach={}", self.kind),
+            format!("--api-socket={}", self.socket().display()),
         ];
         arguments.extend(SMALL.iter().filter(overridden).map(ToString::to_string));
         arguments.extend(self.more.clone());
@@ -161,6 +169,21 @@ impl Site {
         let links = std::fs::read_dir(self.pins.join("links")).expect("the links");
         let names = links.map(|link| link.expect("a link").file_name().into_string().expect("a name"));
         names.collect()
+    }
+
+    /// What the agent answers to a command such as `flows`; panics where it does not.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("palisade");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// A command that asks the agent.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.host.namespace.command(BINARY);
+        command.args(arguments).env("PALISADE_API_SOCKET", self.socket());
+        command
     }
 
     pub fn clean(&self) -> Output {

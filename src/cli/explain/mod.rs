@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod agreement;
+mod kernel;
 mod missing;
 mod nearest;
 mod print;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use serde::Serialize;
 
+pub use self::kernel::Kernel;
 pub use self::missing::{Missing, Nearest, Whose};
 use self::reason::Packet;
 pub use self::reported::Reported;
@@ -87,6 +89,9 @@ pub struct Deciding {
     pub verdict: Verdict,
     #[serde(flatten)]
     pub because: Because,
+    /// What the maps of this node's kernel say, where the pod is on it and its agent answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,10 +156,15 @@ pub struct RuleReason {
 
 /// Fails where the folder, the output, or the name of a pod fails.
 pub fn explain(question: &Explain, out: &mut dyn Write) -> Result<Outcome> {
-    let Explain { from, asked, output } = question;
+    let Explain {
+        from,
+        asked,
+        socket,
+        output,
+    } = question;
     let cluster = Cluster::load(from)?;
     warn(&cluster.problems)?;
-    let explanation = match asked {
+    let mut explanation = match asked {
         Asked::Packet(packet) => Explanation::of(&cluster, packet)?,
         Asked::Flow(line) => {
             let question = reported::read(line, &cluster)?;
@@ -163,6 +173,7 @@ pub fn explain(question: &Explain, out: &mut dyn Write) -> Result<Outcome> {
             explanation
         }
     };
+    explanation.ask_kernel(socket)?;
     match output {
         Output::Json => write_json(out, &explanation)?,
         Output::Text => print::explanation(out, &explanation)?,
@@ -254,6 +265,7 @@ impl Question<'_> {
                 because: Because::NotSubject {
                     detail: side.not_subject(),
                 },
+                kernel: None,
             },
         }
     }
@@ -268,6 +280,7 @@ impl Question<'_> {
                     policies: Vec::new(),
                     nearest: None,
                 },
+                kernel: None,
             };
         };
         let asked = |policy| Packet {
@@ -312,6 +325,7 @@ impl Question<'_> {
         Deciding {
             verdict: Verdict::of(decision.allowed),
             because,
+            kernel: None,
         }
     }
 
@@ -351,6 +365,7 @@ impl Question<'_> {
                 service: service.id.to_string(),
                 backends,
             },
+            kernel: None,
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use super::{
-    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, NamedRule, Nearest, Party, Reported,
+    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Kernel, NamedRule, Nearest, Party,
+    Reported,
 };
 use crate::cli::{Verdict, escape};
 use crate::model::Direction;
@@ -90,8 +91,25 @@ fn said(verdict: Verdict) -> &'static str {
 
 /// The rest of a line, and what belongs under it.
 fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, indent: &str) -> io::Result<()> {
-    let Deciding { verdict, because } = deciding;
-    let said = said(*verdict);
+    let Deciding {
+        verdict,
+        because,
+        kernel,
+    } = deciding;
+    print_because(out, direction, *verdict, because, indent)?;
+    kernel
+        .iter()
+        .try_for_each(|kernel| print_kernel(out, kernel, indent))
+}
+
+fn print_because(
+    out: &mut dyn Write,
+    direction: Direction,
+    verdict: Verdict,
+    because: &Because,
+    indent: &str,
+) -> io::Result<()> {
+    let said = said(verdict);
     match because {
         Because::NotSubject { detail } => writeln!(out, "not judged: {}", escape(detail)),
         Because::Service { backends, .. } if backends.is_empty() => {
@@ -134,6 +152,44 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
                 .try_for_each(|policy| isolating(out, direction, policy, indent))?;
             nearest.iter().try_for_each(|rule| would(out, rule, indent))
         }
+    }
+}
+
+fn print_kernel(out: &mut dyn Write, kernel: &Kernel, indent: &str) -> io::Result<()> {
+    let Kernel {
+        node,
+        verdict,
+        reason,
+        policies,
+        rule,
+        attached,
+        agrees,
+    } = kernel;
+    write!(out, "{indent}kernel of {}: {}", escape(node), said(*verdict))?;
+    match (reason.as_str(), rule) {
+        (_, Some(rule)) => write!(
+            out,
+            " by policy {} {}",
+            listed(policies, |one| escape(one)),
+            escape(rule)
+        )?,
+        ("isolation", None) if !policies.is_empty() => {
+            write!(out, ", isolated by {}", listed(policies, |one| escape(one)))?;
+        }
+        (reason, None) => write!(out, ", {}", escape(reason))?,
+    }
+    if !attached {
+        write!(
+            out,
+            "; its interface lacks the program, so NOTHING IS ENFORCED there"
+        )?;
+    }
+    match agrees {
+        true => writeln!(out, "; the two agree"),
+        false => writeln!(
+            out,
+            "; the two DIFFER: see palisade status, and that both read the same objects"
+        ),
     }
 }
 

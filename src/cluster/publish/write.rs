@@ -19,7 +19,7 @@ use crate::api::{PolicyEndpoint, PolicyEndpointSpec};
 use crate::cluster::FIELD_MANAGER;
 use crate::cluster::leader::Term;
 use crate::cluster::metrics::Metrics;
-use crate::cluster::refusal::said;
+use crate::cluster::refusal::{is_of_a_dying_namespace, said};
 use crate::cluster::tree::Tree;
 use crate::model::ObjectId;
 
@@ -52,6 +52,8 @@ enum Done {
     Is(Endpoint),
     /// Somebody changed it meanwhile; this is what it is now, if it is still there.
     Overtaken(Option<Endpoint>),
+    /// Its namespace is being deleted, and its policy will be any moment.
+    Dying,
 }
 
 impl Writer {
@@ -97,6 +99,10 @@ impl Writer {
                         Some(endpoint) => outcome.found.push((endpoint, None)),
                         None => outcome.deleted.push(write.id),
                     }
+                }
+                Ok(Done::Dying) => {
+                    debug!(object = %write.id, "not written: its namespace is being deleted");
+                    outcome.failed = true;
                 }
                 Err(error) => self.failed(&mut outcome, "cannot write", &write.id, &error),
             }
@@ -171,7 +177,8 @@ impl Writer {
             spec: &write.object.spec,
         };
         let bytes = serde_json::to_vec(&applied).map_or(0, |bytes| bytes.len());
-        let params = PatchParams::apply(FIELD_MANAGER).force();
+        // For unknown fields the API server would read all of it once more; the answer shows what it did not keep.
+        let params = PatchParams::apply(FIELD_MANAGER).force().validation_ignore();
         let api = self.api(&write.id);
         let patch = Patch::Apply(applied);
         let patience = self.fence()?;
@@ -186,6 +193,7 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 Ok(Done::Overtaken(self.look(&write.id).await?))
             }
+            Err(kube::Error::Api(status)) if is_of_a_dying_namespace(&status) => Ok(Done::Dying),
             Err(error) => bail!(said(&error)),
         }
     }

@@ -164,6 +164,7 @@ pub(super) mod tests {
                 mac: None,
                 master: 0,
                 flags: LinkFlags::Up,
+                leads_elsewhere: true,
                 incarnation: ifindex.into(),
             };
             table.links.insert(ifindex, link);

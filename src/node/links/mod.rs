@@ -169,6 +169,17 @@ impl Links {
         }
     }
 
+    /// Veths whose other end is in another network namespace, by index, with their incarnation; and the newest incarnation of
+    /// all links. `None` until all are listed.
+    pub fn veths_to_elsewhere(&self) -> Option<(BTreeMap<u32, u64>, u64)> {
+        let listed = *self.version.borrow() > 0;
+        let table = lock(&self.table);
+        let veths = (table.links.iter())
+            .filter(|(_, link)| link.kind == table::Kind::Veth && link.leads_elsewhere)
+            .map(|(ifindex, link)| (*ifindex, link.incarnation));
+        listed.then(|| (veths.collect(), table.incarnations))
+    }
+
     /// Finds `pods`, and forgets the places of all others.
     ///
     /// # Errors

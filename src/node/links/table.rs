@@ -35,6 +35,8 @@ pub(super) struct Link {
     /// Bridge (or other master) that it is a port of; 0: none.
     pub master: u32,
     pub flags: LinkFlags,
+    /// Its other end, or what it rests on, is in another network namespace.
+    pub leads_elsewhere: bool,
     /// Another one for each link ever seen, also where an index is used again.
     pub incarnation: u64,
 }
@@ -52,7 +54,7 @@ pub(super) enum Neighbour {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// Links seen so far.
-    incarnations: u64,
+    pub incarnations: u64,
     pub links: BTreeMap<u32, Link>,
     /// By bridge and address.
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
@@ -202,16 +204,18 @@ impl Table {
                 mac: None,
                 master: 0,
                 flags: LinkFlags::empty(),
+                leads_elsewhere: false,
                 incarnation: self.incarnations,
             }
         });
         link.flags = message.header.flags & (LinkFlags::Up | LinkFlags::LowerUp);
-        let (mut kind, mut master) = (None, 0);
+        let (mut kind, mut master, mut leads_elsewhere) = (None, 0, false);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
                 LinkAttribute::Controller(of) => master = of,
+                LinkAttribute::LinkNetNsId(_) => leads_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => {
                     kind = infos.iter().find_map(|info| match info {
                         LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
@@ -224,7 +228,7 @@ impl Table {
             }
         }
         if let Some(kind) = kind {
-            (link.kind, link.master) = (kind, master);
+            (link.kind, link.master, link.leads_elsewhere) = (kind, master, leads_elsewhere);
         }
         if before.as_ref() == Some(&link) {
             return false;

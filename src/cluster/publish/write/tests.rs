@@ -101,3 +101,17 @@ async fn who_is_overtaken_looks_again_and_deletes_nothing() {
     assert_eq!(outcome.found[0].0.version, "9");
     assert_eq!(fake.asked().len(), 2);
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_being_deleted_is_no_error_and_is_tried_again() {
+    let refusal = json!({
+        "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "it is being terminated",
+        "details": { "causes": [{ "reason": "NamespaceTerminating", "field": "metadata.namespace" }] },
+    });
+    let fake = Fake::new(move |_| Answer::Now(403, refusal.clone()));
+    let writer = writer(&fake, Duration::from_secs(60));
+    let (_, outcome) = writer.run(job()).await;
+    assert!(outcome.failed, "until the policy is gone too");
+    assert_eq!(fake.asked().len(), 1, "the write, and no deletion");
+    assert_eq!(writer.metrics.publish_errors.get(), 0);
+}
