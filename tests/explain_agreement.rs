@@ -287,7 +287,7 @@ fn wrong(
         .iter()
         .find(|pod| pod.uid == q.pod_uid)
         .expect("the pod");
-    let Some(Deciding { verdict, because }) = explained(cluster, pod, q) else {
+    let Some(Deciding { verdict, because, .. }) = explained(cluster, pod, q) else {
         return Ok(());
     };
     tally.packets += 1;
