@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use palisade::model::{
-    Change, Cidr, ContainerPort, Labels, Namespace, ObjectId, Operator, Peer, Pod, Policy, PortMatch,
-    Protocol, Requirement, Rule, Selector,
+    Change, Cidr, ContainerPort, Enforcement, Labels, Namespace, ObjectId, Operator, Peer, Pod, Policy,
+    PortMatch, Protocol, Requirement, Rule, Selector,
 };
 use palisade::resolve::{Index, Resolution};
 
@@ -158,6 +158,7 @@ fn cluster() -> Vec<Change> {
         objects.push(Change::Namespace(Namespace {
             labels: mk_labels([("kubernetes.io/metadata.name", &*name), ("team", &team(n))]),
             name,
+            enforcement: Enforcement::Enforce,
         }));
     }
     for n in 0..NAMESPACES {
@@ -235,6 +236,7 @@ fn mk_policy(namespace: usize, name: String, subject: usize, peers: Vec<Peer>, p
             }]),
         }]),
         egress: None,
+        enforcement: None,
     }
 }
 
@@ -268,6 +270,7 @@ fn mk_pod(namespace: usize, number: usize, of_app: usize) -> Pod {
         finished: false,
         created: Some(index as i64),
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 

@@ -9,7 +9,7 @@
 #include <linux/types.h>
 
 /* Raised when a map or a meaning below changes: pins of another version are not adopted. */
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 /* Raised when ct4, ct6 or what they hold changes its meaning: flows of another version are not carried from one ABI to the next. */
 #define FLOWS_VERSION 1
 
@@ -26,6 +26,12 @@ enum psid {
 	PSID_FIRST = 16,
 };
 
+/*
+ * Set in a direction's psid: what the rule set does not allow passes, and audited_by takes it. Rows know the psid without it, so
+ * that one store takes a direction into audit and out of it. Likewise marks a counters index in a verdict that says so.
+ */
+#define AUDITED 2147483648 /* 1 << 31 */
+
 /* pod_if: ifindex of a host-side veth -> whose it is. */
 struct pod_if {
 	__u32 slot;
@@ -34,18 +40,20 @@ struct pod_if {
 
 /* pod_state: slot -> the pod. mmapable: a direction flips with one aligned 8-byte store. */
 struct pod_state {
-	__u64 direction[2];  /* psid << 32 | generation */
+	__u64 direction[2];  /* psid << 32 | generation; the highest bit: AUDITED */
 	__u32 denied_by[2];  /* counters index that takes what policy denies; 0: none */
 	__u32 ifindex;       /* 0: slot is free */
 	__u32 flags;         /* enum pod_flags */
 	__u32 addr6_be[4];   /* first own IPv6 address, zero if none */
 	__u32 addr4_be;      /* first own IPv4 address, zero if none */
-	__u32 reserved[3];
+	__u32 audited_by[2]; /* counters index that takes what policy in audit would deny; 0: none */
+	__u32 reserved;
 };
 
 enum pod_flags {
 	POD_SOURCES4 = 1, /* source4 has further prefixes of this slot */
 	POD_SOURCES6 = 2,
+	POD_LOG_ALLOWED = 4, /* its first packets allowed are reported too, whatever control.log_allowed says */
 };
 
 /* control: one entry, mmapable. */
@@ -226,7 +234,13 @@ struct frag {
 	__u8 icmp_type;
 };
 
-/* events: one record a first packet denied (rate-limited) or allowed (control.log_allowed). */
+enum outcome {
+	OUTCOME_DROPPED = 0,
+	OUTCOME_ALLOWED = 1,
+	OUTCOME_AUDITED = 2, /* passed, only because the policies that would deny it are in audit */
+};
+
+/* events: one record a first packet denied or audited (rate-limited) or allowed (control.log_allowed). */
 struct event {
 	__u64 time; /* CLOCK_BOOTTIME is not there on 5.10: CLOCK_MONOTONIC, ns */
 	__u32 ifindex;
@@ -238,8 +252,8 @@ struct event {
 	__u16 ethertype_be;
 	__u8 protocol;
 	__u8 direction;
-	__u8 allowed;
-	__u8 reason;
+	__u8 outcome; /* enum outcome */
+	__u8 reason;  /* of an audited one: why it would be dropped */
 	__u8 tcp_flags;
 	__u8 icmp_type;
 	__u32 counter; /* counters index of the rule or isolation that decided; below COUNTER_FIRST: none */

@@ -39,7 +39,7 @@ static __always_inline int event_allowed(void)
 }
 
 /* Tells the agent of packet[0], whatever the budget. */
-__noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 allowed)
+__noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 outcome)
 {
 	struct scratch *scratch = scratch_of_cpu();
 	const __u32 *local, *remote;
@@ -67,7 +67,7 @@ __noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 allowed
 	e.ethertype_be = p->ethertype_be;
 	e.protocol = p->protocol;
 	e.direction = p->direction;
-	e.allowed = allowed;
+	e.outcome = outcome;
 	e.reason = reason;
 	e.tcp_flags = p->tcp_flags;
 	e.icmp_type = p->icmp_type;
@@ -83,24 +83,36 @@ __noinline int send_event(__u32 slot, __u32 counter, __u32 reason, __u32 allowed
 }
 
 /* Tells the agent of packet[0], if the budget allows it: mostly it does not, and then nothing of the event is put together. */
-static __always_inline void report(const struct scene *s, __u32 allowed)
+static __always_inline void report(const struct scene *s)
 {
-	if (event_allowed())
-		send_event(s->slot, s->reason ? 0 : s->counter, s->reason, allowed);
+	if (!event_allowed())
+		return;
+	if (s->dropped)
+		send_event(s->slot, s->reason ? 0 : s->counter, s->reason, OUTCOME_DROPPED);
+	else
+		send_event(s->slot, s->counter, s->reason, s->audited ? OUTCOME_AUDITED : OUTCOME_ALLOWED);
 }
 
 /* The verdicts. They are counted, reported and carried out in one place: see begin(). */
 
+/* A counters index, or a psid, without the mark of an audit. */
+static __always_inline __u32 unmarked(__u32 counter)
+{
+	return counter & ~AUDITED;
+}
+
+/* `counter`: a verdict's, see asked(). */
 static __always_inline void pass(struct scene *s, __u32 counter)
 {
-	s->counter = counter;
+	s->audited = counter >> 31;
+	s->counter = unmarked(counter);
 }
 
 /* Passed as the first packet of a flow. */
 static __always_inline void pass_first(struct scene *s, __u32 counter)
 {
 	s->first = 1;
-	s->counter = counter;
+	pass(s, counter);
 }
 
 /* Dropped for a reason of its own. */
@@ -109,6 +121,32 @@ static __always_inline void drop(const struct packet *p, struct scene *s, __u8 r
 	s->dropped = 1;
 	s->reason = reason;
 	s->counter = COUNTER(reason, p->direction);
+}
+
+/* The verdict where policy in audit would deny. A direction that has just left its audit may have no such counter any more. */
+static __always_inline __u32 audited(const struct scene *s, __u8 direction)
+{
+	__u32 counter = s->audited_by[direction & 1];
+
+	return counter ? counter | AUDITED : COUNTER(REASON_OPEN, direction & 1);
+}
+
+/*
+ * For what cannot be judged by rules: dropped where policy isolates, passed where the direction is open, and passed and counted
+ * where it is in audit.
+ */
+static __always_inline void refuse(const struct packet *p, struct scene *s, __u8 direction, __u8 reason)
+{
+	__u32 psid = s->word[direction & 1] >> 32;
+
+	if (s->exempt == CT_NODE)
+		return pass(s, COUNTER(REASON_NODE, direction));
+	if (psid == PSID_OPEN)
+		return pass(s, COUNTER(REASON_OPEN, direction));
+	if (!(psid & AUDITED))
+		return drop(p, s, reason);
+	pass(s, audited(s, direction));
+	s->reason = reason;
 }
 
 /* Dropped because no policy that isolates the pod in `direction` allows it. */

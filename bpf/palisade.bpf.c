@@ -17,6 +17,18 @@ static __always_inline __u32 stamp_of(__u64 word, __u32 epoch)
 	return (__u32)word + epoch;
 }
 
+/*
+ * What policy says of a flow that begins in `direction`: the counters index of what lets it, with AUDITED where that is only an
+ * audit; 0: denied.
+ */
+static __always_inline __u32 asked(const struct packet *p, const struct scene *s, __u8 direction)
+{
+	__u32 psid = psid_of(s->word[direction & 1]);
+	__u32 counter = policy(p, unmarked(psid), direction);
+
+	return counter || !(psid & AUDITED) ? counter : audited(s, direction);
+}
+
 #define ASK(direction) (1 << ((direction) & 1))
 
 /* Asks policy of packet[quoted] in the directions of which; the answer in the others is: denied. */
@@ -33,7 +45,7 @@ __noinline int ask(__u32 quoted)
 	s = &scratch->scene;
 	for (direction = INGRESS; direction <= EGRESS; direction++)
 		s->verdict[direction] =
-			s->which & ASK(direction) ? policy(p, psid_of(s->word[direction]), direction) : 0;
+			s->which & ASK(direction) ? asked(p, s, direction) : 0;
 	return 0;
 }
 
@@ -72,11 +84,11 @@ static __always_inline __u32 questions(const struct packet *p, const struct scen
 	return ct->flags ? ASK(p->direction) : ASK(ct->direction);
 }
 
-/* A packet of a flow that is in conntrack, with a stamp that may be old. Counters index; 0: denied. */
+/* A packet of a flow that is in conntrack, with a stamp that may be old. As asked(), but AUDITED only where that is news. */
 static __always_inline __u32 known_flow(const struct packet *p, struct scene *s, struct ct *ct)
 {
 	__u8 direction = ct->direction & 1;
-	__u32 counter = ct->counter;
+	__u32 counter = ct->counter, stamp = stamp_of(s->word[direction], s->epoch);
 
 	if (!ct_exempt(ct, p, s->exempt)) {
 		if (ct->flags)
@@ -86,9 +98,11 @@ static __always_inline __u32 known_flow(const struct packet *p, struct scene *s,
 			counter = exempt_counter(s->exempt, direction);
 		if (!counter)
 			return 0;
+		if (ct->stamp == stamp)
+			counter = unmarked(counter);
 	}
-	ct->counter = counter;
-	ct->stamp = stamp_of(s->word[direction], s->epoch);
+	ct->counter = unmarked(counter);
+	ct->stamp = stamp;
 	ct_touch(ct, p->direction, p->protocol, p->tcp_flags, s->now);
 	return counter;
 }
@@ -109,7 +123,7 @@ static __always_inline void begin_flow(const struct packet *p, const struct scen
 	struct ct new = {
 		.seen = s->now,
 		.stamp = stamp_of(s->word[direction & 1], s->epoch),
-		.counter = counter,
+		.counter = unmarked(counter),
 		.slot = s->slot,
 		.direction = direction,
 		.state = ct_first_state(p),
@@ -135,7 +149,7 @@ static __always_inline void request(const struct packet *p, struct scene *s, con
 	struct ct *ct, *place;
 	__u32 counter;
 
-	counter = s->exempt ? exempt_counter(s->exempt, direction) : policy(p, psid_of(s->word[direction]), direction);
+	counter = s->exempt ? exempt_counter(s->exempt, direction) : asked(p, s, direction);
 	if (!counter)
 		return deny(p, s, pod, direction);
 	ct = live_flow(p, s, &place);
@@ -239,7 +253,6 @@ static __always_inline void consider(struct __sk_buff *skb, struct scratch *scra
 	struct packet *p = &scratch->packet[0];
 	struct scene *s = &scratch->scene;
 	__u8 direction = p->direction & 1;
-	int open = psid_of(s->word[direction]) == PSID_OPEN || s->exempt == CT_NODE;
 	__u32 counter;
 
 	if (p->kind == KIND_ARP) {
@@ -254,9 +267,9 @@ static __always_inline void consider(struct __sk_buff *skb, struct scratch *scra
 			s->exempt = CT_SELF;
 	}
 	if (p->reason) {
-		if (open && !(p->always && s->exempt != CT_NODE))
-			return pass(s, COUNTER(s->exempt == CT_NODE ? REASON_NODE : REASON_OPEN, direction));
-		return drop(p, s, p->reason);
+		if (p->always && s->exempt != CT_NODE)
+			return drop(p, s, p->reason);
+		return refuse(p, s, direction, p->reason);
 	}
 	switch (p->kind) {
 	case KIND_FLOW:
@@ -268,14 +281,15 @@ static __always_inline void consider(struct __sk_buff *skb, struct scratch *scra
 	case KIND_ARP:
 		return pass(s, COUNTER(REASON_NEIGHBOUR, direction));
 	case KIND_ROUTER:
-		/* An advertisement may come to a pod from a real router, if policy lets it; a redirect may not. */
-		if (direction == EGRESS ||
-		    (!open && !(p->protocol == IPPROTO_ICMPV6 && p->icmp_type == ICMP6_ROUTER_ADVERTISEMENT)))
+		if (direction == EGRESS)
 			return drop(p, s, REASON_ROUTER);
+		/* An advertisement may come to a pod from a real router, if policy lets it; a redirect may not. */
+		if (!(p->protocol == IPPROTO_ICMPV6 && p->icmp_type == ICMP6_ROUTER_ADVERTISEMENT))
+			return refuse(p, s, direction, REASON_ROUTER);
 		break;
 	case KIND_ICMP_ERROR:
-		if (!open && !s->exempt && !quotes_allowed(skb, scratch, pod))
-			return drop(p, s, REASON_UNRELATED);
+		if (psid_of(s->word[direction]) != PSID_OPEN && !s->exempt && !quotes_allowed(skb, scratch, pod))
+			return refuse(p, s, direction, REASON_UNRELATED);
 		return pass(s, COUNTER(REASON_ICMP_ERROR, direction));
 	default:
 		break;
@@ -298,7 +312,7 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 
 	s->exempt = exempt_of(skb, p->direction);
 	s->own = 0;
-	s->dropped = s->first = s->reason = 0;
+	s->dropped = s->first = s->audited = s->reason = s->log_allowed = 0;
 	s->slot = 0;
 	if (interface && c) {
 		slot = interface->slot;
@@ -309,7 +323,10 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 		s->epoch = *(volatile __u32 *)&c->epoch;
 		s->word[INGRESS] = *(volatile __u64 *)&pod->direction[INGRESS];
 		s->word[EGRESS] = *(volatile __u64 *)&pod->direction[EGRESS];
+		s->audited_by[INGRESS] = *(volatile __u32 *)&pod->audited_by[INGRESS];
+		s->audited_by[EGRESS] = *(volatile __u32 *)&pod->audited_by[EGRESS];
 		s->now = now_jiffies();
+		s->log_allowed = c->log_allowed || pod->flags & POD_LOG_ALLOWED;
 		consider(skb, scratch, pod);
 	} else if (s->exempt == CT_NODE) {
 		pass(s, COUNTER(REASON_NODE, INGRESS));
@@ -319,8 +336,8 @@ static __always_inline int begin(struct __sk_buff *skb, struct scratch *scratch)
 	/* What follows reads the verdict from the map, or the verifier would walk it once for each way that led here. */
 	asm volatile("" ::: "memory");
 	count(s->counter, p->length);
-	if (s->dropped || (s->first && c && c->log_allowed))
-		report(s, !s->dropped);
+	if (s->dropped || s->audited || (s->first && s->log_allowed))
+		report(s);
 	return s->dropped ? VERDICT_DROP : VERDICT_PASS;
 }
 

@@ -64,7 +64,7 @@ static __always_inline __u32 l4_search(__u32 id, __u32 value)
 	return 0;
 }
 
-/* Counters index of the rule that lets a flow begin in `direction` under `psid`; 0: denied. */
+/* Counters index of the rule that lets a flow begin in `direction` under `psid`, which bears no mark of an audit; 0: denied. */
 static __always_inline __u32 policy(const struct packet *p, __u32 psid, __u8 direction)
 {
 	struct row_key key = { .psid = psid };

@@ -64,7 +64,8 @@ struct packet {
 /* What a verdict is made with: the pod behind the interface, at one moment. */
 struct scene {
 	__u64 word[2]; /* pod->direction, read once: psid and generation belong together */
-	__u32 verdict[2]; /* counters index of what lets the flow begin in a direction; 0: denied. Set by ask(). */
+	__u32 verdict[2]; /* see asked(). Set by ask(). */
+	__u32 audited_by[2]; /* of the pod; read after word */
 	__u32 epoch;   /* read before any address */
 	__u32 which;   /* set of ASK(): the directions in which policy is to be asked */
 	__u32 slot;
@@ -74,8 +75,10 @@ struct scene {
 	/* The verdict. */
 	__u8 dropped;
 	__u8 first;  /* passed, and a flow began */
-	__u8 reason; /* why it is dropped; REASON_NONE: policy says so */
-	__u8 reserved[3];
+	__u8 audited; /* passed only because policy is in audit, and not known to be so before */
+	__u8 reason; /* why it is dropped, or would be; REASON_NONE: policy says so */
+	__u8 log_allowed; /* the pod's first packets allowed are reported too */
+	__u8 reserved;
 	__u32 counter; /* counters index that takes the packet */
 };
 

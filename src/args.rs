@@ -149,6 +149,7 @@ pub struct Clean {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uninstall {
     pub pin_path: PathBuf,
+    pub api_socket: PathBuf,
     pub cni: install::Config,
 }
 
@@ -479,6 +480,8 @@ struct RawUninstall {
     pin_path: RawPinPath,
     #[command(flatten)]
     cni_paths: RawCniPaths,
+    #[command(flatten)]
+    api_socket: RawSocket,
 }
 
 #[derive(Debug, Args)]
@@ -530,8 +533,13 @@ impl RawCommand {
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
-            Self::Uninstall(RawUninstall { pin_path, cni_paths }) => Command::Uninstall(Uninstall {
+            Self::Uninstall(RawUninstall {
+                pin_path,
+                cni_paths,
+                api_socket,
+            }) => Command::Uninstall(Uninstall {
                 pin_path: pin_path.checked(),
+                api_socket: api_socket.checked(),
                 // Whatever the mode is: the entry goes.
                 cni: cni_paths.checked(Mode::Strict),
             }),

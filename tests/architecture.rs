@@ -42,7 +42,7 @@ const IMPURE_STD: [&str; 15] = [
 ];
 
 /// Modules that never import each other.
-const STRANGERS: [(&str, &str); 7] = [
+const STRANGERS: [(&str, &str); 17] = [
     ("cni", "bpf"),
     ("cni", "cluster"),
     ("cni", "node"),
@@ -50,6 +50,16 @@ const STRANGERS: [(&str, &str); 7] = [
     ("node", "cluster"),
     ("bpf", "cluster"),
     ("files", "bpf"),
+    ("introspect", "app"),
+    ("introspect", "cli"),
+    ("introspect", "cluster"),
+    ("introspect", "files"),
+    ("introspect", "node"),
+    ("introspect", "resolve"),
+    ("bpf", "introspect"),
+    ("cluster", "introspect"),
+    ("node", "introspect"),
+    ("observe", "introspect"),
 ];
 
 #[test]

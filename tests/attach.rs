@@ -42,13 +42,11 @@ fn image(server: &Pod, friend: &Pod, others: &[&Pod]) -> Image {
     image
         .addresses
         .extend(addresses.into_iter().map(|address| (address, Class(9))));
-    let open = PodDirection {
-        psid: Psid::OPEN,
-        denied_by: None,
-    };
+    let open = PodDirection::OPEN;
     let isolated = PodDirection {
         psid: ISOLATED,
         denied_by: Some(DENY),
+        audited_by: None,
     };
     for pod in [&[server, friend][..], others].concat() {
         let ingress = if uid(pod) == uid(server) { isolated } else { open };
@@ -56,6 +54,7 @@ fn image(server: &Pod, friend: &Pod, others: &[&Pod]) -> Image {
             id: ObjectId::new("shop", &pod.veth),
             addresses: pod.addresses.list(),
             source_prefixes: Vec::new(),
+            log_allowed: false,
             ingress,
             egress: open,
         };

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use palisade::files::{self, Loaded};
-use palisade::model::{Direction, ObjectId, Policy};
+use palisade::model::{Direction, Enforcement, ObjectId, Policy};
 
 const NEIGHBOURS: &str = "
 apiVersion: v1
@@ -56,12 +56,21 @@ fn is_neighbour(id: &ObjectId) -> bool {
 fn in_force(loaded: &Loaded) -> String {
     let mut text = String::new();
     let snapshot = &loaded.snapshot;
+    for namespace in &snapshot.namespaces {
+        if namespace.enforcement == Enforcement::Audit {
+            writeln!(text, "namespace {} in audit", namespace.name).unwrap();
+        }
+    }
     for policy in snapshot
         .policies
         .iter()
         .filter(|policy| !is_neighbour(&policy.id))
     {
-        writeln!(text, "policy {} {}", policy.id, selected(policy)).unwrap();
+        let (id, selected) = (&policy.id, selected(policy));
+        let own = policy
+            .enforcement
+            .map_or(String::new(), |own| format!(", {own:?}"));
+        writeln!(text, "policy {id} {selected}{own}").unwrap();
         for direction in Direction::ALL {
             match policy.rules(direction) {
                 None => writeln!(text, "  {direction}: open").unwrap(),

@@ -93,6 +93,7 @@ fn node(peers: usize) -> (Endpoints, Vec<Pod>) {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     });
     (endpoints, pods.collect())
 }

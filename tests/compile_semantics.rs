@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use palisade::api::{PolicyEndpoint, PolicyEndpointSpec};
-use palisade::compile::{Compiled, Decision, Endpoints, Psid, RuleInfo, compile, eval};
+use palisade::compile::{Compiled, Decision, Endpoints, Image, Op, Psid, RuleInfo, compile, diff, eval};
 use palisade::model::Direction::{self, Egress, Ingress};
 use palisade::model::{ContainerPort, ObjectId, Pod, Protocol};
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ fn node(objects: &[(&str, Value)]) -> Node {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     };
     Node {
         endpoints,
@@ -85,7 +86,7 @@ impl Node {
         let by = self.decision(pod, direction, peer, protocol, port).by?;
         Some(match &self.compiled().image.rules[&by] {
             RuleInfo::Rule(rule) => rule.to_string(),
-            RuleInfo::Isolation { policies, .. } => policies
+            RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. } => policies
                 .iter()
                 .map(ToString::to_string)
                 .collect::<Vec<_>>()
@@ -112,6 +113,7 @@ fn s1_a_pod_that_no_policy_selects_is_open() {
         node.decision("api", Ingress, "8.8.8.8", TCP, 80),
         Decision {
             allowed: true,
+            audited: false,
             by: None
         }
     );
@@ -536,4 +538,75 @@ fn s51_both_families_are_enforced() {
     ] {
         assert_eq!(web_allows(&node, peer, TCP, 80), allowed, "{peer}");
     }
+}
+
+fn in_audit(mut spec: Value) -> Value {
+    spec["enforcement"] = json!("Audit");
+    spec
+}
+
+#[test]
+fn s4_what_only_policies_in_audit_isolate_passes_and_is_told_apart() {
+    let spec = json!({"podIsolation": ["Ingress"], "ingress": [{"cidr": "10.0.0.0/8", "rule": 0}]});
+    let enforced = node(&[("a", spec.clone()), ("b", spec.clone())]);
+    let audited = node(&[("a", in_audit(spec.clone())), ("b", in_audit(spec))]);
+    let stranger = |node: &Node| node.decision("web", Ingress, "8.8.8.8", TCP, 80);
+    assert!(!stranger(&enforced).allowed);
+    assert!(stranger(&audited).allowed && stranger(&audited).audited);
+    let by = audited.by("web", Ingress, "8.8.8.8", TCP, 80);
+    assert_eq!(by.as_deref(), Some("shop/a, shop/b"));
+    let friend = audited.decision("web", Ingress, "10.0.0.1", TCP, 80);
+    assert!(friend.allowed && !friend.audited);
+    // Nothing but the pods' words differs: to leave audit is to store those, with the name of who denies.
+    let (before, after) = (audited.compiled().image, enforced.compiled().image);
+    assert_eq!(before.pods["web"].ingress.psid, after.pods["web"].ingress.psid);
+    assert_eq!((&before.rows, &before.addresses), (&after.rows, &after.addresses));
+    assert_eq!((&before.l4, &before.networks), (&after.l4, &after.networks));
+    let audit = |image: &Image| {
+        image
+            .rules
+            .values()
+            .any(|info| matches!(info, RuleInfo::Audit { .. }))
+    };
+    let isolation = |image: &Image| {
+        image
+            .rules
+            .values()
+            .any(|info| matches!(info, RuleInfo::Isolation { .. }))
+    };
+    assert_eq!((audit(&before), isolation(&before)), (true, false));
+    assert_eq!((audit(&after), isolation(&after)), (false, true));
+    let ops = diff(&before, &after);
+    let flips = ops.iter().filter(|op| matches!(op, Op::SetPod(..))).count();
+    let names = ops
+        .iter()
+        .filter(|op| matches!(op, Op::AddRule(..) | Op::RemoveRule(_)))
+        .count();
+    assert_eq!((flips, names, ops.len()), (2, 2, 4), "{ops:#?}");
+}
+
+#[test]
+fn s4_beside_an_enforced_policy_those_in_audit_leave_no_trace() {
+    let enforced = json!({"podIsolation": ["Ingress"], "ingress": [{"cidr": "10.0.0.0/8"}]});
+    let audited = in_audit(json!({"podIsolation": ["Ingress"], "ingress": [{"cidr": "8.8.8.0/24"}]}));
+    let both = node(&[("a", audited.clone()), ("b", enforced.clone())]);
+    assert!(!both.allows("web", Ingress, "8.8.8.8", TCP, 80));
+    assert_eq!(both.compiled().image, node(&[("b", enforced)]).compiled().image);
+    // Each direction for itself.
+    let other = json!({"podIsolation": ["Egress"]});
+    let apart = node(&[("a", audited), ("b", other)]);
+    let stranger = apart.decision("web", Ingress, "9.9.9.9", TCP, 80);
+    assert!(stranger.allowed && stranger.audited);
+    assert!(!apart.allows("web", Egress, "9.9.9.9", TCP, 80));
+}
+
+#[test]
+fn s52_a_policy_some_of_whose_objects_enforce_is_enforced_with_the_rules_of_all() {
+    let object = |cidr: &str| json!({"podIsolation": ["Ingress"], "ingress": [{"cidr": cidr}]});
+    let (one, two) = (object("10.0.0.0/8"), object("8.8.8.0/24"));
+    let on_their_way = node(&[("a", in_audit(one.clone())), ("a", two.clone())]);
+    assert_eq!(
+        on_their_way.compiled().image,
+        node(&[("a", one), ("a", two)]).compiled().image
+    );
 }

@@ -111,12 +111,15 @@ fn is_said(said: &Decided, cluster: &Cluster, decision: Decision) -> bool {
         (By::Rule { policy, rule }, Some(RuleInfo::Rule(id))) => {
             id.to_string() == format!("{policy} {rule}") && id.index.is_some()
         }
-        (By::Isolated { policies }, Some(RuleInfo::Isolation { policies: found, .. })) => {
+        (By::Audited { policies }, Some(RuleInfo::Audit { policies: found, .. }))
+        | (By::Isolated { policies }, Some(RuleInfo::Isolation { policies: found, .. })) => {
             found.iter().map(ToString::to_string).eq(policies.iter().cloned())
         }
         _ => false,
     };
-    right && (said.verdict == Verdict::Allow) == decision.allowed
+    right
+        && (said.verdict != Verdict::Deny) == decision.allowed
+        && (said.verdict == Verdict::Audit) == decision.audited
 }
 
 fn are_said(

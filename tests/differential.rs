@@ -17,11 +17,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel_judge::{Flow, KernelJudge, Moment};
 use oracle::{
-    Eval, Judge, Oracle, Prober, Question, Rng, apply, random_change, random_cluster, show, shrink,
+    Eval, Judge, Oracle, Prober, Question, Rng, Verdict, apply, random_change, random_cluster, show, shrink,
+    verdict_of,
 };
 use palisade::compile::{self, Compiled, Endpoints, RuleInfo};
 use palisade::files;
-use palisade::model::{Change, Namespace, Pod, Snapshot};
+use palisade::model::{Change, Enforcement, Namespace, ObjectId, Pod, Snapshot};
 use palisade::resolve::{self, Index};
 
 /// Questions asked of one cluster before the next is drawn.
@@ -61,7 +62,7 @@ fn compile_all(cluster: &Snapshot, endpoints: &Endpoints) -> Compiled {
     compile::compile(endpoints, &pods)
 }
 
-fn expected(cluster: &Snapshot, q: &Question) -> Option<bool> {
+fn expected(cluster: &Snapshot, q: &Question) -> Option<Verdict> {
     Oracle::new(cluster).verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port)
 }
 
@@ -77,7 +78,7 @@ fn disputed(cluster: &Snapshot, q: &Question) -> bool {
     pod.addresses.iter().any(|a| lost(a) && (service || *a == q.peer))
 }
 
-fn ask(judge: &mut dyn Judge, q: &Question) -> Option<bool> {
+fn ask(judge: &mut dyn Judge, q: &Question) -> Option<Verdict> {
     judge.verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port)
 }
 
@@ -88,24 +89,26 @@ struct Tally {
     unanswered: u64,
     allowed: u64,
     denied: u64,
+    audited: u64,
     open: u64,
     differences: u64,
     reports: String,
 }
 
 impl Tally {
-    fn count(&mut self, cluster: &Snapshot, q: &Question, answer: Option<bool>) {
-        let Some(allowed) = answer else {
+    fn count(&mut self, cluster: &Snapshot, q: &Question, answer: Option<Verdict>) {
+        let Some(verdict) = answer else {
             self.unanswered += 1;
             return;
         };
         self.verdicts += 1;
         let oracle = Oracle::new(cluster);
         let pod = cluster.pods.iter().find(|p| p.uid == q.pod_uid);
-        match (pod.is_some_and(|p| oracle.isolated(p, q.direction)), allowed) {
+        match (pod.is_some_and(|p| oracle.isolated(p, q.direction)), verdict) {
             (false, _) => self.open += 1,
-            (true, true) => self.allowed += 1,
-            (true, false) => self.denied += 1,
+            (true, Verdict::Allowed) => self.allowed += 1,
+            (true, Verdict::Audited) => self.audited += 1,
+            (true, Verdict::Denied) => self.denied += 1,
         }
     }
 
@@ -120,19 +123,32 @@ impl Tally {
     /// `one_in`: so many of the verdicts hang on a rule and are of either kind, or the questions are too easy.
     fn finish(self, seed: u64, what: &str, one_in: u64) {
         println!(
-            "{what}: seed {seed}, {} verdicts ({} of open pods, {} allowed, {} denied, {} unanswered), {} differences",
-            self.verdicts, self.open, self.allowed, self.denied, self.unanswered, self.differences
+            "{what}: seed {seed}, {} verdicts ({} of open pods, {} allowed, {} denied, {} audited, {} unanswered), {} differences",
+            self.verdicts,
+            self.open,
+            self.allowed,
+            self.denied,
+            self.audited,
+            self.unanswered,
+            self.differences
         );
         assert_eq!(self.differences, 0, "PALISADE_SEED={seed}\n{}", self.reports);
         assert!(
             self.verdicts < 20_000
-                || self.allowed * one_in > self.verdicts && self.denied * one_in > self.verdicts,
+                || [self.allowed, self.denied, 2 * self.audited]
+                    .iter()
+                    .all(|kind| kind * one_in > self.verdicts),
             "too few questions that hang on a rule"
         );
     }
 }
 
-fn describe(cluster: &Snapshot, q: &Question, name: &str, answers: (Option<bool>, Option<bool>)) -> String {
+fn describe(
+    cluster: &Snapshot,
+    q: &Question,
+    name: &str,
+    answers: (Option<Verdict>, Option<Verdict>),
+) -> String {
     let (expected, given) = answers;
     let mut out = format!("\n--- {q}\noracle: {expected:?}, {name}: {given:?}\n");
     let oracle = Oracle::new(cluster);
@@ -183,6 +199,13 @@ fn attribution_differs(cluster: &Snapshot, compiled: &Compiled, q: &Question) ->
     let oracle = Oracle::new(cluster);
     let itself = oracle.is_itself(pod, q.direction, q.peer, q.protocol, q.port);
     let by = decision.by.map(|key| image.rules.get(&key));
+    let isolating = |in_audit: bool| -> BTreeSet<&ObjectId> {
+        let policies = oracle.isolating(pod, q.direction);
+        let counts = policies.filter(|policy| oracle.in_audit(policy) == in_audit);
+        counts.map(|policy| &policy.id).collect()
+    };
+    // The policies that have a say.
+    let in_audit = isolating(false).is_empty();
     let right = match (&by, decision.allowed) {
         (None, allowed) => allowed && (itself || !oracle.isolated(pod, q.direction)),
         // A pod's own Service: no rule of the user's allows it.
@@ -190,13 +213,17 @@ fn attribution_differs(cluster: &Snapshot, compiled: &Compiled, q: &Question) ->
         (Some(Some(RuleInfo::Rule(id))), true) => {
             let first = oracle
                 .allowing_rules(pod, q.direction, q.peer, q.protocol, q.port)
+                .filter(|(policy, _)| oracle.in_audit(policy) == in_audit)
                 .map(|(policy, rule)| (&policy.id, Some(rule.index)))
                 .min();
             id.direction == q.direction && Some((&id.policy, id.index)) == first
         }
         (Some(Some(RuleInfo::Isolation { direction, policies })), false) => {
-            let isolating = oracle.isolating(pod, q.direction).map(|p| &p.id);
-            *direction == q.direction && policies.iter().collect::<BTreeSet<_>>() == isolating.collect()
+            *direction == q.direction && policies.iter().collect::<BTreeSet<_>>() == isolating(false)
+        }
+        (Some(Some(RuleInfo::Audit { direction, policies })), true) => {
+            let named = policies.iter().collect::<BTreeSet<_>>();
+            decision.audited && in_audit && *direction == q.direction && named == isolating(true)
         }
         _ => false,
     };
@@ -278,7 +305,7 @@ fn run_flows(kernel: &mut KernelJudge, seed: u64, wanted: u64) -> Tally {
                 };
                 if is_flow(&flow)
                     && !flows.iter().any(|f| same_key(f, &flow))
-                    && kernel.passes(&flow, Moment::First)
+                    && kernel.verdict_of(&flow, Moment::First).passes()
                 {
                     flows.push(flow);
                 }
@@ -289,7 +316,7 @@ fn run_flows(kernel: &mut KernelJudge, seed: u64, wanted: u64) -> Tally {
             flows.retain(|flow| goes_on(&cluster, flow));
             for flow in &flows {
                 let moment = *rng.pick(&[Moment::Forth, Moment::Back]);
-                let given = Some(kernel.passes(flow, moment));
+                let given = Some(kernel.verdict_of(flow, moment));
                 let expected = expected(&cluster, &flow.question);
                 tally.count(&cluster, &flow.question, given);
                 if given != expected {
@@ -396,13 +423,13 @@ fn run_changes(seed: u64, wanted: u64) -> Tally {
                     continue;
                 }
                 let given = compile::eval(&image, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)
-                    .map(|decision| decision.allowed);
+                    .map(verdict_of);
                 tally.count(&cluster, &q, given);
                 let expected = expected(&cluster, &q);
                 if given != expected {
                     let scratch = enforced(&cluster).image;
                     let alike = compile::eval(&scratch, &q.pod_uid, q.direction, q.peer, q.protocol, q.port)
-                        .map(|decision| decision.allowed)
+                        .map(verdict_of)
                         == given;
                     let mut text = describe(&cluster, &q, "the index", (expected, given));
                     let _ = writeln!(text, "from scratch, the answer is the same: {alike}");
@@ -442,6 +469,7 @@ fn as_in_a_folder(mut cluster: Snapshot) -> Snapshot {
             cluster.namespaces.push(Namespace {
                 name,
                 labels: Arc::new(labels.into_iter().collect()),
+                enforcement: Enforcement::Enforce,
             });
         }
     }

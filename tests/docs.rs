@@ -99,14 +99,18 @@ fn the_documented_metrics_are_those_scraped_with_type_and_unit() {
 }
 
 #[test]
-fn the_documented_reasons_are_those_of_the_programs_and_the_two_of_policies() {
+fn the_documented_reasons_are_those_of_the_programs_and_those_of_policies() {
     let verdict = |drops: bool| if drops { "dropped" } else { "allowed" };
     let mut expected: BTreeSet<(String, &str)> = Reason::ALL
         .iter()
         .filter(|reason| **reason != Reason::Policy)
         .map(|reason| (reason.name().to_string(), verdict(reason.drops())))
         .collect();
-    expected.extend([("rule".into(), "allowed"), ("isolation".into(), "dropped")]);
+    expected.extend([
+        ("rule".into(), "allowed"),
+        ("isolation".into(), "dropped"),
+        ("isolation".into(), "audit"),
+    ]);
     let rows = rows(METRICS, &["reason", "verdict", "meaning"]);
     let documented = rows.iter().map(|row| (plain(row[0]), row[1])).collect();
     assert_eq!(expected, documented);

@@ -99,6 +99,19 @@ fn allowed(cluster: &Cluster, q: &Question) -> bool {
     decision.expect("every live pod is in the image").allowed
 }
 
+/// Not only because what would deny it is in audit.
+fn outright(cluster: &Cluster, q: &Question) -> bool {
+    let decision = eval(
+        &cluster.image,
+        &q.pod_uid,
+        q.direction,
+        q.peer,
+        q.protocol,
+        q.port,
+    );
+    decision.is_some_and(|decision| decision.allowed && !decision.audited)
+}
+
 fn without(snapshot: &Snapshot, direction: Direction, rules: &[&NamedRule]) -> Snapshot {
     let mut snapshot = snapshot.clone();
     for policy in &mut snapshot.policies {
@@ -117,14 +130,16 @@ fn without(snapshot: &Snapshot, direction: Direction, rules: &[&NamedRule]) -> S
     snapshot
 }
 
-fn allowing(snapshot: &Snapshot, q: &Question) -> BTreeSet<NamedRule> {
+fn allowing(snapshot: &Snapshot, q: &Question, in_audit: bool) -> BTreeSet<NamedRule> {
     let pod = snapshot
         .pods
         .iter()
         .find(|pod| pod.uid == q.pod_uid)
         .expect("the pod");
-    let rules = Oracle::new(snapshot).allowing_rules(pod, q.direction, q.peer, q.protocol, q.port);
+    let oracle = Oracle::new(snapshot);
+    let rules = oracle.allowing_rules(pod, q.direction, q.peer, q.protocol, q.port);
     rules
+        .filter(|(policy, _)| oracle.in_audit(policy) == in_audit)
         .map(|(policy, rule)| NamedRule {
             policy: policy.id.to_string(),
             rule: format!("spec.{}[{}]", q.direction, rule.index),
@@ -154,6 +169,7 @@ fn with(rng: &mut Rng, snapshot: &Snapshot, q: &Question, missing: &[Missing]) -
             finished: false,
             created: None,
             source_prefixes: Vec::new(),
+            log_allowed: false,
         });
     }
     let of = |whose: &Whose| match whose {
@@ -292,13 +308,23 @@ fn wrong(
     };
     tally.packets += 1;
     let expected = oracle.verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port);
-    if Some(verdict == Verdict::Allow) != expected || (verdict == Verdict::Allow) != allowed(cluster, q) {
+    let of_oracle = match verdict {
+        Verdict::Allow => oracle::Verdict::Allowed,
+        Verdict::Audit => oracle::Verdict::Audited,
+        Verdict::Deny => oracle::Verdict::Denied,
+    };
+    if Some(of_oracle) != expected || (verdict != Verdict::Deny) != allowed(cluster, q) {
         return Err(format!("the verdict is {verdict:?}, wanted is {expected:?}"));
     }
-    let isolating: BTreeSet<String> = oracle
-        .isolating(pod, q.direction)
-        .map(|policy| policy.id.to_string())
-        .collect();
+    // Beside what is enforced, what is in audit does not count.
+    let of = |in_audit: bool| -> BTreeSet<String> {
+        let policies = oracle.isolating(pod, q.direction);
+        let counts = policies.filter(|policy| oracle.in_audit(policy) == in_audit);
+        counts.map(|policy| policy.id.to_string()).collect()
+    };
+    let enforced = of(false);
+    let in_audit = enforced.is_empty();
+    let isolating = if in_audit { of(true) } else { enforced };
     match &because {
         Because::NotSubject { .. } | Because::Service { .. } => Err(format!("it is a pod: {because:?}")),
         Because::Open if verdict == Verdict::Allow && isolating.is_empty() => {
@@ -316,7 +342,7 @@ fn wrong(
             isolated_by,
         } => {
             let all: BTreeSet<NamedRule> = others.iter().chain([by]).cloned().collect();
-            let rules = allowing(snapshot, q);
+            let rules = allowing(snapshot, q, in_audit);
             if all != rules {
                 return Err(format!("named are {all:?}, but these allow: {rules:?}"));
             }
@@ -340,7 +366,11 @@ fn wrong(
                 )),
             }
         }
-        Because::Isolated { policies, nearest } => {
+        Because::Isolated { policies, nearest } | Because::Audited { policies, nearest } => {
+            let is_audit = matches!(because, Because::Audited { .. });
+            if is_audit != in_audit || is_audit != (verdict == Verdict::Audit) {
+                return Err(format!("in audit: {in_audit}, but {because:?}"));
+            }
             tally.denied += 1;
             let named: BTreeSet<String> = policies.iter().map(|policy| policy.policy.clone()).collect();
             if named != isolating {
@@ -348,7 +378,7 @@ fn wrong(
             }
             if let Some(nearest) = nearest {
                 *tally.nearest.entry(nearest.missing.len()).or_default() += 1;
-                return near(rng, snapshot, q, nearest);
+                return near(rng, snapshot, q, in_audit, nearest);
             }
             match policies.iter().any(|policy| !policy.rules.is_empty()) {
                 true => tally.nothing_near += 1,
@@ -360,16 +390,22 @@ fn wrong(
 }
 
 fn cluster_without(snapshot: &Snapshot, q: &Question, rules: &[&NamedRule]) -> bool {
-    allowed(&cluster(&without(snapshot, q.direction, rules)), q)
+    outright(&cluster(&without(snapshot, q.direction, rules)), q)
 }
 
-fn near(rng: &mut Rng, snapshot: &Snapshot, q: &Question, nearest: &Nearest) -> Result<(), String> {
+fn near(
+    rng: &mut Rng,
+    snapshot: &Snapshot,
+    q: &Question,
+    in_audit: bool,
+    nearest: &Nearest,
+) -> Result<(), String> {
     let (changed, asked) = with(rng, snapshot, q, &nearest.missing);
     let by = NamedRule {
         policy: nearest.policy.clone(),
         rule: nearest.rule.clone(),
     };
-    if !allowing(&changed, &asked).contains(&by) || !allowed(&cluster(&changed), &asked) {
+    if !allowing(&changed, &asked, in_audit).contains(&by) || !outright(&cluster(&changed), &asked) {
         return Err(format!(
             "{nearest:#?}\ndoes not allow {asked} with that, of\n{}",
             show(&changed)
@@ -389,7 +425,7 @@ fn near(rng: &mut Rng, snapshot: &Snapshot, q: &Question, nearest: &Nearest) -> 
                     port,
                     ..q.clone()
                 };
-                if allowed(&cluster, &other) {
+                if outright(&cluster, &other) {
                     return Err(format!("{nearest:#?}\nbut {protocol} {port} is allowed"));
                 }
             }
@@ -431,7 +467,7 @@ fn run(mut kernel: Option<KernelJudge>, wanted: u64) {
                 .as_mut()
                 .and_then(|kernel| kernel.verdict(&q.pod_uid, q.direction, q.peer, q.protocol, q.port));
             tally.kernel += u64::from(judged.is_some());
-            let contradicted = judged.is_some_and(|judged| judged != allowed(&cluster, &q));
+            let contradicted = judged.is_some_and(|judged| judged.passes() != allowed(&cluster, &q));
             let maps = kernel
                 .as_ref()
                 .filter(|_| !pod.addresses.contains(&q.peer))

@@ -15,7 +15,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use oracle::{Oracle, Probe, Source, Verdicts};
+use oracle::{Oracle, Probe, Source, Verdict, Verdicts, verdict_of};
 use palisade::api::{Entry, PolicyEndpoint, Port};
 use palisade::compile::{self, Image};
 use palisade::files;
@@ -166,7 +166,7 @@ impl Case {
 
     fn enforced(&self, probe: &Probe) -> Verdicts {
         let eval = |uid: &str, direction, peer| {
-            compile::eval(&self.image, uid, direction, peer, probe.protocol, probe.port).map(|d| d.allowed)
+            compile::eval(&self.image, uid, direction, peer, probe.protocol, probe.port).map(verdict_of)
         };
         let (egress, source) = match &probe.source {
             Source::Pod { uid, address } => (eval(uid, Direction::Egress, probe.destination), *address),
@@ -194,11 +194,15 @@ fn numbers(traffic: &str, destination: IpAddr) -> (u8, u16) {
 }
 
 fn words(verdicts: Verdicts) -> &'static str {
+    use Verdict::{Audited, Denied};
     match (verdicts.egress, verdicts.ingress) {
         (None, None) => "no pod of ours",
-        (Some(false), Some(false)) => "deny at both",
-        (Some(false), _) => "deny at egress",
-        (_, Some(false)) => "deny at ingress",
+        (Some(Denied), Some(Denied)) => "deny at both",
+        (Some(Denied), _) => "deny at egress",
+        (_, Some(Denied)) => "deny at ingress",
+        (Some(Audited), Some(Audited)) => "audit at both",
+        (Some(Audited), _) => "audit at egress",
+        (_, Some(Audited)) => "audit at ingress",
         _ => "allow",
     }
 }
@@ -232,6 +236,9 @@ fn endpoint_lines(slice: &PolicyEndpoint) -> Vec<String> {
     let mut lines = Vec::new();
     for direction in &spec.pod_isolation {
         lines.push(format!("isolates {direction}"));
+    }
+    if !spec.enforcement.is_enforce() {
+        lines.push("is in audit".to_string());
     }
     for subject in &spec.pod_selector_endpoints {
         lines.push(format!(
@@ -309,6 +316,11 @@ fn s3_deny_all_ingress_is_an_empty_pod_selector_without_rules() {
 #[test]
 fn s4_policies_add_up_whatever_their_order() {
     golden("policies-add-up-whatever-their-order");
+}
+
+#[test]
+fn s4_a_policy_in_audit_denies_nothing_and_allows_nothing_more() {
+    golden("a-policy-in-audit-denies-nothing-and-allows-nothing-more");
 }
 
 #[test]

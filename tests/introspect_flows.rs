@@ -125,6 +125,7 @@ fn seen(port: u16, rule: Option<RuleInfo>) -> Seen {
             protocol: 6,
             direction: Direction::Ingress,
             allowed,
+            audited: false,
             reason: match rule {
                 Some(_) => Reason::Policy,
                 None => Reason::Spoofed,
@@ -167,6 +168,7 @@ fn pod(namespace: &str, name: &str, address: &str) -> Known {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     })
 }
 

@@ -27,7 +27,12 @@ fn hash(value: &impl Hash) -> u64 {
 
 fn rule(number: u32) -> (RuleKey, RuleInfo) {
     let policy = ObjectId::new("shop", &format!("policy-{}", "x".repeat(number as usize % 300)));
-    let info = if number.is_multiple_of(3) {
+    let info = if number.is_multiple_of(5) {
+        RuleInfo::Audit {
+            direction: Direction::Ingress,
+            policies: [policy].into(),
+        }
+    } else if number.is_multiple_of(3) {
         RuleInfo::Isolation {
             direction: Direction::Egress,
             policies: vec![policy; 1 + number as usize % 4].into(),
@@ -70,7 +75,7 @@ prop_compose! {
         networks in btree_map(cidr(), 0_u32..12, 0..12),
         pods in btree_map(0_u32..12, (
             vec(address(), 0..4), vec(cidr(), 0..3), [select(vec![0_u32, 16, 17, 18, 19]), select(vec![0_u32, 16, 17, 18])],
-            any::<[Index; 2]>(),
+            any::<[Index; 2]>(), any::<[bool; 2]>(),
         ), 0..8),
     ) -> Image {
         let rules: BTreeMap<RuleKey, RuleInfo> = numbers.into_iter().map(rule).collect();
@@ -89,15 +94,20 @@ prop_compose! {
             };
             ((Psid(psid), Class(class)), row)
         }).collect();
-        let pods = pods.into_iter().map(|(number, (addresses, source_prefixes, psids, isolations))| {
-            let direction = |place: usize| PodDirection {
-                psid: Psid(psids[place]),
-                denied_by: (psids[place] != 0).then(|| pick(&keys, &isolations[place])),
+        let pods = pods.into_iter().map(|(number, (addresses, source_prefixes, psids, isolations, audited))| {
+            let direction = |place: usize| {
+                let by = (psids[place] != 0).then(|| pick(&keys, &isolations[place]));
+                PodDirection {
+                    psid: Psid(psids[place]),
+                    denied_by: by.filter(|_| !audited[place]),
+                    audited_by: by.filter(|_| audited[place]),
+                }
             };
             let pod = PodImage {
                 id: ObjectId::new("shop", &format!("pod-{number}-{}", "y".repeat(number as usize * 20))),
                 addresses,
                 source_prefixes,
+                log_allowed: number % 2 == 1,
                 ingress: direction(0),
                 egress: direction(1),
             };
@@ -218,7 +228,7 @@ const DAMAGED: [Map; 11] = [
 fn damage(pins: &Pins, choices: &[(Index, Index)]) {
     for (map, entry) in choices {
         let map = DAMAGED[map.index(DAMAGED.len())];
-        let handle = MapHandle::from_pinned_path(pins.0.join("v1/maps").join(map.name())).unwrap();
+        let handle = MapHandle::from_pinned_path(pins.path(&format!("maps/{}", map.name()))).unwrap();
         let keys: Vec<Vec<u8>> = match map {
             Map::L4 => (2_u32..20).map(|id| id.to_ne_bytes().to_vec()).collect(),
             _ => handle.keys().collect(),
@@ -274,11 +284,16 @@ fn whatever_a_crash_loses_is_written_again_and_its_leavings_are_swept() {
 fn small() -> Image {
     let (rule_key, rule_info) = rule(1);
     let (isolation, isolation_info) = rule(3);
-    let direction = |psid, denied_by| PodDirection { psid, denied_by };
+    let direction = |psid, denied_by| PodDirection {
+        psid,
+        denied_by,
+        audited_by: None,
+    };
     let pod = PodImage {
         id: ObjectId::new("shop", "web"),
         addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         source_prefixes: Vec::new(),
+        log_allowed: false,
         ingress: direction(Psid(20), Some(isolation)),
         egress: direction(Psid::OPEN, None),
     };
@@ -448,7 +463,7 @@ fn a_write_that_the_kernel_refuses_leaves_an_image_of_what_is_in_force() {
     let mut kernel = Kernel::open(&config).unwrap();
     reach(&mut kernel, &small());
     // Somebody else fills the map.
-    let handle = MapHandle::from_pinned_path(pins.0.join("v1/maps/ip4")).unwrap();
+    let handle = MapHandle::from_pinned_path(pins.path("maps/ip4")).unwrap();
     for number in 1..config.sizes.addresses {
         handle
             .update(&number.to_be_bytes(), &1_u32.to_ne_bytes(), MapFlags::ANY)
@@ -536,10 +551,7 @@ fn what_is_published_waits_for_nothing_and_its_leavings_go_later() {
     reach(&mut kernel, &small());
     let mut open = small();
     let pod = open.pods.get_mut("uid-1").unwrap();
-    pod.ingress = PodDirection {
-        psid: Psid::OPEN,
-        denied_by: None,
-    };
+    pod.ingress = PodDirection::OPEN;
     open.rows.clear();
     open.rules.clear();
     let published = kernel.publish(&diff(kernel.image(), &open)).unwrap();

@@ -54,14 +54,12 @@ fn passes(kernel: &Kernel, direction: Direction, ifindex: u32, ingress_ifindex: 
 }
 
 fn open_pod(namespace: &str) -> PodImage {
-    let open = PodDirection {
-        psid: Psid::OPEN,
-        denied_by: None,
-    };
+    let open = PodDirection::OPEN;
     PodImage {
         id: ObjectId::new(namespace, "web"),
         addresses: vec!["10.0.0.1".parse().unwrap()],
         source_prefixes: Vec::new(),
+        log_allowed: false,
         ingress: open,
         egress: open,
     }

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use palisade::model::{
-    Change, Cidr, ContainerPort, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId, Operator, Peer,
-    Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
+    Change, Cidr, ContainerPort, EndpointPort, EndpointSlice, Enforcement, Labels, Namespace, ObjectId,
+    Operator, Peer, Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector, Service,
+    ServicePort, Snapshot,
 };
 use palisade::resolve::{Index, Resolution, resolve_sliced};
 use proptest::collection::{btree_map, vec};
@@ -102,15 +103,26 @@ fn rules() -> impl Strategy<Value = Option<Vec<Rule>>> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (id(&["p", "q"]), text(&["1", "2"]), selector(), rules(), rules()).prop_map(
-        |(id, uid, pod_selector, ingress, egress)| Policy {
+    (
+        id(&["p", "q"]),
+        text(&["1", "2"]),
+        selector(),
+        rules(),
+        rules(),
+        option::weighted(0.4, enforcement()),
+    )
+        .prop_map(|(id, uid, pod_selector, ingress, egress, enforcement)| Policy {
             uid: format!("{id}:{uid}").into(),
             id,
             pod_selector,
             ingress,
             egress,
-        },
-    )
+            enforcement,
+        })
+}
+
+fn enforcement() -> impl Strategy<Value = Enforcement> {
+    prop_oneof![Just(Enforcement::Enforce), Just(Enforcement::Audit)]
 }
 
 fn pod() -> impl Strategy<Value = Pod> {
@@ -145,6 +157,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 finished,
                 created,
                 source_prefixes: Vec::new(),
+                log_allowed: false,
             },
         )
 }
@@ -189,8 +202,8 @@ fn change() -> impl Strategy<Value = Change> {
     let uid = || text(&["1", "2"]);
     let of = |(id, uid): (ObjectId, Arc<str>)| (id.clone(), Arc::<str>::from(format!("{id}:{uid}")));
     prop_oneof![
-        4 => (namespace_name(), labels()).prop_map(|(name, labels)| {
-            Change::Namespace(Namespace { name, labels: labels.into() })
+        4 => (namespace_name(), labels(), enforcement()).prop_map(|(name, labels, enforcement)| {
+            Change::Namespace(Namespace { name, labels: labels.into(), enforcement })
         }),
         1 => namespace_name().prop_map(Change::NamespaceGone),
         12 => pod().prop_map(Change::Pod),

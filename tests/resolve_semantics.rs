@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use palisade::api::{Entry, Port, SelfService};
 use palisade::model::{
-    Change, Cidr, ContainerPort, Direction, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId,
-    Operator, Peer, Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector, Service,
-    ServicePort, Snapshot,
+    Change, Cidr, ContainerPort, Direction, EndpointPort, EndpointSlice, Enforcement, Labels, Namespace,
+    ObjectId, Operator, Peer, Pod, Policy, PortMatch, Problem, Protocol, Requirement, Rule, Selector,
+    Service, ServicePort, Snapshot,
 };
 use palisade::resolve::{Index, Resolution, resolve};
 
@@ -22,6 +22,7 @@ fn mk_namespace(name: &str, labels: &[(&str, &str)]) -> Namespace {
     Namespace {
         name: name.into(),
         labels: labels.into(),
+        enforcement: Enforcement::Enforce,
     }
 }
 
@@ -40,6 +41,7 @@ fn mk_pod(id: &str, labels: &[(&str, &str)], addresses: &[&str]) -> Pod {
         finished: false,
         created: Some(0),
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 
@@ -62,6 +64,7 @@ fn mk_policy(namespace: &str, name: &str) -> Policy {
         pod_selector: Selector::everything(),
         ingress: None,
         egress: None,
+        enforcement: None,
     }
 }
 
@@ -1081,4 +1084,66 @@ fn s51_both_addresses_of_a_pod_are_peer_and_subject() {
         set(&["10.0.0.1", "fd00::1"])
     );
     assert_eq!(subjects(&resolution), set(&["shop/a 10.0.0.1", "shop/a fd00::1"]));
+}
+
+#[test]
+fn s4_a_policy_is_in_audit_by_its_own_word_or_else_its_namespaces() {
+    use Enforcement::{Audit, Enforce};
+    for (own, namespace, expected) in [
+        (None, None, Enforce),
+        (None, Some(Enforce), Enforce),
+        (None, Some(Audit), Audit),
+        (Some(Enforce), Some(Audit), Enforce),
+        (Some(Audit), Some(Enforce), Audit),
+        (Some(Audit), None, Audit),
+    ] {
+        let policy = Policy {
+            enforcement: own,
+            ..ingress(None, None)
+        };
+        let mut snapshot = world(vec![], vec![policy]);
+        snapshot.namespaces.retain(|n| &*n.name != "shop");
+        snapshot.namespaces.extend(namespace.map(|enforcement| Namespace {
+            enforcement,
+            ..mk_namespace("shop", &[])
+        }));
+        let resolution = resolved(&snapshot);
+        let slices = &resolution.endpoints["policy"];
+        assert!(
+            slices.iter().all(|slice| slice.spec.enforcement == expected),
+            "{own:?} in {namespace:?}"
+        );
+    }
+}
+
+#[test]
+fn a_namespace_that_enters_audit_touches_the_policies_that_do_not_say_themselves() {
+    let mut index = Index::new();
+    let policies = [
+        ("q", None),
+        ("r", Some(Enforcement::Enforce)),
+        ("s", Some(Enforcement::Audit)),
+    ];
+    for (name, enforcement) in policies {
+        index.apply(Change::Policy(Policy {
+            uid: name.into(),
+            enforcement,
+            ..mk_policy("shop", name)
+        }));
+        index.endpoints(name);
+    }
+    let namespace = |enforcement| {
+        Change::Namespace(Namespace {
+            enforcement,
+            ..mk_namespace("shop", &[])
+        })
+    };
+    let touched: Vec<BTreeSet<Arc<str>>> = [Enforcement::Audit, Enforcement::Audit, Enforcement::Enforce]
+        .map(|enforcement| index.apply(namespace(enforcement)))
+        .to_vec();
+    let only: BTreeSet<Arc<str>> = [Arc::from("q")].into();
+    assert_eq!(touched, [only.clone(), BTreeSet::new(), only.clone()]);
+    index.apply(namespace(Enforcement::Audit));
+    assert_eq!(index.apply(Change::NamespaceGone("shop".into())), only);
+    assert!(index.endpoints("q").unwrap()[0].spec.enforcement.is_enforce());
 }

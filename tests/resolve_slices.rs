@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use palisade::api::PolicyEndpoint;
-use palisade::model::{Change, Namespace, ObjectId, Peer, Pod, Policy, Rule, Selector};
+use palisade::model::{Change, Enforcement, Namespace, ObjectId, Peer, Pod, Policy, Rule, Selector};
 use palisade::resolve::Index;
 use proptest::prelude::*;
 
@@ -27,6 +27,7 @@ fn everyone() -> Policy {
             ports: None,
         }]),
         egress: None,
+        enforcement: None,
     }
 }
 
@@ -43,6 +44,7 @@ fn mk_pod(n: u32) -> Pod {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 
@@ -56,6 +58,7 @@ fn mk_index(slice_entries: usize) -> Index {
     index.apply(Change::Namespace(Namespace {
         name: "shop".into(),
         labels: Arc::default(),
+        enforcement: Enforcement::Enforce,
     }));
     index.apply(Change::Policy(everyone()));
     index

@@ -82,7 +82,7 @@ fn setup(rules: usize, pins: &Pins, index: usize) -> Result<Setup, Box<dyn Error
     };
     let (isolated, open) = (attach(node::ISOLATED)?, attach(node::OPEN)?);
     for map in ["ct4", "ct6"] {
-        reference::fill(&MapHandle::from_pinned_path(pins.0.join("v1/maps").join(map))?)?;
+        reference::fill(&MapHandle::from_pinned_path(pins.path(&format!("maps/{map}")))?)?;
     }
     Ok(Setup {
         kernel,
@@ -182,7 +182,7 @@ fn memory() -> Result<Value, Box<dyn Error>> {
 fn verified(pins: &Pins) -> Result<Value, Box<dyn Error>> {
     let mut table = Map::new();
     for name in ["from_pod", "to_pod"] {
-        let program = Program::fd_from_pinned_path(pins.0.join("v1/programs").join(name))?;
+        let program = Program::fd_from_pinned_path(pins.path(&format!("programs/{name}")))?;
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
         let line = info.lines().find_map(|line| line.strip_prefix("verified_insns:"));
         let instructions: u64 = line.map_or(Ok(0), |text| text.trim().parse())?;

@@ -133,5 +133,6 @@ fn pod(uid: &str, app: &str) -> Pod {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }

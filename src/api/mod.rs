@@ -17,7 +17,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Cidr, Direction, Protocol};
+use crate::model::{Cidr, Direction, Enforcement, Protocol};
 
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -32,6 +32,7 @@ use crate::model::{Cidr, Direction, Protocol};
     status = "PolicyEndpointStatus",
     printcolumn = r#"{"name": "Policy", "type": "string", "jsonPath": ".spec.policyRef.name"}"#,
     printcolumn = r#"{"name": "Isolates", "type": "string", "jsonPath": ".spec.podIsolation"}"#,
+    printcolumn = r#"{"name": "Enforcement", "type": "string", "jsonPath": ".spec.enforcement"}"#,
     printcolumn = r#"{"name": "Slices", "type": "integer", "jsonPath": ".spec.slice.count", "priority": 1}"#,
     printcolumn = r#"{"name": "Resolved", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Resolved\")].status"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
@@ -44,6 +45,9 @@ pub struct PolicyEndpointSpec {
     pub pod_selector: Option<LabelSelector>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pod_isolation: Vec<Direction>,
+    /// Absent: what the policy does not allow is dropped. `Audit`: it passes, and is counted and reported.
+    #[serde(default, skip_serializing_if = "Enforcement::is_enforce")]
+    pub enforcement: Enforcement,
     /// For people and for other agents: Palisade's agent matches `podSelector` itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pod_selector_endpoints: Vec<PodEndpoint>,

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
@@ -77,12 +77,22 @@ pub fn clean(clean: &args::Clean, out: &mut dyn Write) -> Result<()> {
 /// # Errors
 /// An instance is running, or something could not be removed.
 pub fn uninstall(uninstall: &args::Uninstall, out: &mut dyn Write) -> Result<()> {
-    let args::Uninstall { pin_path, cni } = uninstall;
+    let args::Uninstall {
+        pin_path,
+        api_socket,
+        cni,
+    } = uninstall;
     let removed = install::remove(cni);
     for path in &removed.files {
         writeln!(out, "removed Palisade from {}", path.display())?;
     }
     remove(pin_path, out)?;
+    // One that did not end by itself has left it, and by now there is none.
+    match std::fs::remove_file(api_socket) {
+        Ok(()) => writeln!(out, "removed {}", api_socket.display())?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => bail!("cannot remove {}: {error}", api_socket.display()),
+    }
     let problems: Vec<String> = removed.problems.iter().map(ToString::to_string).collect();
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())

@@ -151,8 +151,9 @@ Examples:
   palisade pods
   palisade pods shop/web-0 -o yaml
 
-JSON: [{\"node\",\"pod\",\"uid\",\"addresses\",\"sourcePrefixes\",\"interfaces\":[{\"ifindex\",\"name\"}],\"ingress\",\"egress\"}]
-  ingress and egress are {\"state\",\"policies\",\"ruleSet\"}, state open, isolated or unknown
+JSON: [{\"node\",\"pod\",\"uid\",\"addresses\",\"sourcePrefixes\",\"interfaces\":[{\"ifindex\",\"name\"}],\"ingress\",\"egress\",
+  \"logAllowed\"}]
+  ingress and egress are {\"state\",\"policies\",\"ruleSet\"}, state open, isolated, audit or unknown
 
 Exit codes: 0 answered; 2 wrong usage, no such pod or namespace, or no agent answers.";
 
@@ -164,7 +165,7 @@ Examples:
   palisade policies -n shop
   palisade policies shop/db -o json
 
-JSON: [{\"node\",\"policy\",\"directions\",\"pods\",\"slices\",\"entries\",\"allowed\":{\"packets\",\"bytes\"},\"denied\":{\"packets\",\"bytes\"}}]
+JSON: [{\"node\",\"policy\",\"directions\",\"pods\",\"slices\",\"entries\",\"allowed\":{\"packets\",\"bytes\"},\"denied\",\"audited\"}]
 
 Exit codes: 0 answered; 2 wrong usage, no such policy or namespace, or no agent answers.";
 

@@ -311,18 +311,27 @@ impl Reading<'_> {
     fn pod(&self, note: &PodNote, state: &pod_state, sources: Option<&BTreeSet<Cidr>>) -> PodImage {
         let direction = |direction: Direction| {
             let place = direction as usize;
-            let denied_by = match state.denied_by[place] {
+            let word = (state.direction[place] >> 32) as u32;
+            let rule = |index: u32| match index {
                 0 => Some(None),
                 index => self.by_index.get(&index).map(|rule| Some(*rule)),
             };
-            denied_by.map(|denied_by| PodDirection {
-                psid: Psid((state.direction[place] >> 32) as u32),
+            // Of the two counters the programs look at one; the other may be a crash's leaving.
+            let (denied_by, audited_by) = if word & abi::AUDITED == 0 {
+                (rule(state.denied_by[place])?, None)
+            } else {
+                (None, Some(rule(state.audited_by[place])??))
+            };
+            Some(PodDirection {
+                psid: Psid(word & !abi::AUDITED),
                 denied_by,
+                audited_by,
             })
         };
         let unknown = PodDirection {
             psid: Psid::UNKNOWN,
             denied_by: None,
+            audited_by: None,
         };
         let mut pod = PodImage {
             id: ObjectId {
@@ -331,6 +340,7 @@ impl Reading<'_> {
             },
             addresses: note.addresses.clone(),
             source_prefixes: note.sources.clone(),
+            log_allowed: state.flags & abi::POD_LOG_ALLOWED != 0,
             ingress: unknown,
             egress: unknown,
         };

@@ -28,6 +28,8 @@ pub enum Judgement {
     /// By the rule that this counters index stands for, see [`CounterReader::infos`](super::CounterReader::infos).
     Allowed(u32),
     Denied,
+    /// It passes, only because the policies that would deny it are in audit.
+    Audited,
 }
 
 /// ICMP and ICMPv6 are looked up without their port, which is none.
@@ -51,11 +53,16 @@ impl Inspector {
         let states = maps.table::<u32, types::pod_state>(Map::PodState);
         let state = states.get(&slot)?.unwrap_or_default();
         // The rule set is the upper half, the generation the lower one.
-        let psid = Psid((state.direction[direction as usize] >> 32) as u32);
+        let word = (state.direction[direction as usize] >> 32) as u32;
+        let psid = Psid(word & !abi::AUDITED);
+        let in_audit = word & abi::AUDITED != 0;
         let judged = |class, verdict| Judged {
             psid,
             class: Class(class),
-            verdict,
+            verdict: match verdict {
+                Judgement::Denied if in_audit => Judgement::Audited,
+                other => other,
+            },
         };
         if psid == Psid::OPEN {
             return Ok(judged(0, Judgement::Open));

@@ -176,6 +176,7 @@ struct PolicyName(Arc<str>, Arc<str>);
 enum RuleNote {
     Rule(PolicyName, Direction, Option<u32>),
     Isolation(Direction, Vec<PolicyName>),
+    Audit(Direction, Vec<PolicyName>),
 }
 
 /// # Panics
@@ -195,6 +196,9 @@ pub(super) fn rule_text(info: &RuleInfo) -> String {
         RuleInfo::Isolation { direction, policies } => {
             RuleNote::Isolation(*direction, policies.iter().map(name).collect())
         }
+        RuleInfo::Audit { direction, policies } => {
+            RuleNote::Audit(*direction, policies.iter().map(name).collect())
+        }
     })
 }
 
@@ -207,6 +211,10 @@ pub(super) fn rule_from(text: &str) -> Option<RuleInfo> {
             index,
         }),
         RuleNote::Isolation(direction, policies) => RuleInfo::Isolation {
+            direction,
+            policies: policies.into_iter().map(id).collect(),
+        },
+        RuleNote::Audit(direction, policies) => RuleInfo::Audit {
             direction,
             policies: policies.into_iter().map(id).collect(),
         },

@@ -13,7 +13,7 @@ use super::config::Map;
 use super::counters::Reason;
 use super::kernel::Kernel;
 use super::plain::Plain;
-use super::{keys, types};
+use super::{abi, keys, types};
 use crate::model::Direction;
 
 /// How long a stop may take to be seen.
@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// A first packet that was denied, or allowed where that is logged.
+/// A first packet that was denied, or audited, or allowed where that is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// CLOCK_MONOTONIC.
@@ -43,6 +43,9 @@ pub struct Event {
     /// As the pod sees it.
     pub direction: Direction,
     pub allowed: bool,
+    /// Allowed only because the policies that would deny it are in audit.
+    pub audited: bool,
+    /// Of an audited one: why it would be dropped.
     pub reason: Reason,
     pub tcp_flags: u8,
     pub icmp_type: u8,
@@ -73,7 +76,8 @@ impl Event {
             ethertype,
             protocol: raw.protocol,
             direction: *Direction::ALL.get(usize::from(raw.direction))?,
-            allowed: raw.allowed != 0,
+            allowed: [abi::OUTCOME_ALLOWED, abi::OUTCOME_AUDITED].contains(&raw.outcome.into()),
+            audited: u32::from(raw.outcome) == abi::OUTCOME_AUDITED,
             reason: Reason::from_number(raw.reason.into())?,
             tcp_flags: raw.tcp_flags,
             icmp_type: raw.icmp_type,

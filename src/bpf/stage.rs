@@ -298,10 +298,17 @@ impl<'a> Stage<'a> {
     }
 
     fn set_pod(&mut self, uid: &Arc<str>, pod: &PodImage) -> Result<(), String> {
-        let mut denied_by = [0; 2];
+        let (mut psid, mut denied_by, mut audited_by) = ([0; 2], [0; 2], [0; 2]);
         for direction in Direction::ALL {
-            if let Some(key) = pod.direction(direction).denied_by {
-                denied_by[direction as usize] = self.index(key)?;
+            let place = direction as usize;
+            let own = pod.direction(direction);
+            psid[place] = own.psid.0;
+            if let Some(key) = own.denied_by {
+                denied_by[place] = self.index(key)?;
+            }
+            if let Some(key) = own.audited_by {
+                audited_by[place] = self.index(key)?;
+                psid[place] |= abi::AUDITED;
             }
         }
         let slot = self.slot(uid);
@@ -335,13 +342,18 @@ impl<'a> Stage<'a> {
         self.steps.push(Step::Pod(
             slot,
             PodWords {
-                psid: Direction::ALL.map(|d| pod.direction(d).psid.0),
+                psid,
                 denied_by,
-                flags: [(true, abi::POD_SOURCES4), (false, abi::POD_SOURCES6)]
-                    .into_iter()
-                    .filter(|(v4, _)| has(*v4))
-                    .map(|(_, flag)| flag)
-                    .sum(),
+                audited_by,
+                flags: [
+                    (has(true), abi::POD_SOURCES4),
+                    (has(false), abi::POD_SOURCES6),
+                    (pod.log_allowed, abi::POD_LOG_ALLOWED),
+                ]
+                .into_iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, flag)| flag)
+                .sum(),
                 addr4_be: match first4 {
                     Some(IpAddr::V4(v4)) => keys::v4_be(v4),
                     _ => 0,

@@ -44,8 +44,10 @@ pub(super) struct Batch {
 /// What pod_state is to say of a pod.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PodWords {
+    /// With the mark of an audit.
     pub psid: [u32; 2],
     pub denied_by: [u32; 2],
+    pub audited_by: [u32; 2],
     pub flags: u32,
     pub addr4_be: u32,
     pub addr6_be: [u32; 4],
@@ -247,14 +249,15 @@ impl Kernel {
         }
     }
 
-    /// Addresses and what is denied first, then one store for each direction that changes.
+    /// Addresses and counters first, then one store for each direction that changes, then what has no counter any more.
     fn store_pod(&self, slot: u32, words: &PodWords, written: &mut Written) {
         use std::mem::offset_of;
         let old = self.pods.get(slot);
         let judge_anew = words.sources_changed
             || old.addr4_be != words.addr4_be
             || old.addr6_be != words.addr6_be
-            || old.flags != words.flags;
+            // What is reported changes no verdict.
+            || (old.flags ^ words.flags) & !super::abi::POD_LOG_ALLOWED != 0;
         self.store_if_new(slot, offset_of!(types::pod_state, flags), words.flags, written);
         self.store_if_new(
             slot,
@@ -267,8 +270,20 @@ impl Kernel {
             self.store_if_new(slot, offset, *word, written);
         }
         for direction in 0..2 {
-            let offset = offset_of!(types::pod_state, denied_by) + 4 * direction;
-            self.store_if_new(slot, offset, words.denied_by[direction], written);
+            let counters = [
+                (
+                    offset_of!(types::pod_state, denied_by),
+                    words.denied_by[direction],
+                ),
+                (
+                    offset_of!(types::pod_state, audited_by),
+                    words.audited_by[direction],
+                ),
+            ]
+            .map(|(offset, index)| (offset + 4 * direction, index));
+            for (offset, index) in counters.into_iter().filter(|(_, index)| *index != 0) {
+                self.store_if_new(slot, offset, index, written);
+            }
             let (psid, generation) = (
                 (old.direction[direction] >> 32) as u32,
                 old.direction[direction] as u32,
@@ -282,6 +297,9 @@ impl Kernel {
                     word,
                 );
                 written.flips += 1;
+            }
+            for (offset, index) in counters.into_iter().filter(|(_, index)| *index == 0) {
+                self.store_if_new(slot, offset, index, written);
             }
         }
     }

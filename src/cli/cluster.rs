@@ -12,7 +12,8 @@ use crate::cluster::listing;
 use crate::compile::{self, Image};
 use crate::files;
 use crate::model::{
-    Change, EndpointPort, Labels, ObjectId, Pod, Policy, Problem, Service, ServicePort, Snapshot,
+    Change, Direction, EndpointPort, Enforcement, Labels, Namespace, ObjectId, Pod, Policy, Problem, Service,
+    ServicePort, Snapshot,
 };
 use crate::resolve;
 
@@ -28,7 +29,7 @@ pub struct Cluster {
     pub image: Image,
     /// Index of the pod that an address stands for.
     owners: HashMap<IpAddr, usize>,
-    namespaces: HashMap<Arc<str>, Arc<Labels>>,
+    namespaces: HashMap<Arc<str>, Namespace>,
 }
 
 /// One ready address behind a Service's port, and the port there (`None`: every port).
@@ -73,7 +74,7 @@ impl Cluster {
         Self {
             owners: owners(&snapshot.pods),
             namespaces: (snapshot.namespaces.iter())
-                .map(|n| (n.name.clone(), n.labels.clone()))
+                .map(|n| (n.name.clone(), n.clone()))
                 .collect(),
             problems: problems.into_iter().collect(),
             read_problems,
@@ -114,7 +115,27 @@ impl Cluster {
 
     /// `None`: there is no such Namespace object, and so no namespaceSelector matches its pods.
     pub fn namespace_labels(&self, name: &str) -> Option<&Labels> {
-        self.namespaces.get(name).map(|labels| &**labels)
+        self.namespaces.get(name).map(|namespace| &*namespace.labels)
+    }
+
+    /// Whether the policy is in audit: by its own word, or else its namespace's.
+    pub fn in_audit(&self, policy: &Policy) -> bool {
+        let of_namespace = || self.namespaces.get(&policy.id.namespace).map(|n| n.enforcement);
+        policy.enforcement.or_else(of_namespace) == Some(Enforcement::Audit)
+    }
+
+    /// The policies in audit that do not count for this pod in this direction, since others isolate it that are enforced.
+    pub fn outvoted(&self, pod: &Pod, direction: Direction) -> Vec<&ObjectId> {
+        let isolating = self.snapshot.policies.iter().filter(|policy| {
+            policy.id.namespace == pod.id.namespace
+                && policy.rules(direction).is_some()
+                && policy.pod_selector.matches(&pod.labels)
+        });
+        let (audited, enforced): (Vec<&Policy>, Vec<_>) = isolating.partition(|policy| self.in_audit(policy));
+        match enforced.is_empty() {
+            true => Vec::new(),
+            false => audited.into_iter().map(|policy| &policy.id).collect(),
+        }
     }
 
     pub fn policy(&self, id: &ObjectId) -> Option<&Policy> {

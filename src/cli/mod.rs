@@ -34,6 +34,7 @@ use serde::{Serialize, Serializer};
 pub use target::Target;
 pub use traffic::Traffic;
 
+use crate::compile::Decision;
 use crate::model::{Direction, Problem};
 
 /// How an answer ended, for the exit code.
@@ -51,15 +52,21 @@ pub enum Outcome {
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Allow,
+    /// Allowed, only because the policies that would deny it are in audit.
+    Audit,
     Deny,
 }
 
 impl Verdict {
-    fn of(allowed: bool) -> Self {
-        if allowed { Self::Allow } else { Self::Deny }
+    fn of(decision: Decision) -> Self {
+        match decision {
+            Decision { audited: true, .. } => Self::Audit,
+            Decision { allowed: true, .. } => Self::Allow,
+            _ => Self::Deny,
+        }
     }
 
-    /// Allowed where both allow.
+    /// Allowed where both allow, and an audit's where one is.
     fn and(self, other: Self) -> Self {
         self.max(other)
     }
@@ -67,6 +74,7 @@ impl Verdict {
     fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
+            Self::Audit => "audit",
             Self::Deny => "deny",
         }
     }

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::tree::Tree;
 use crate::model::{Change, ObjectId, Problem};
-use crate::objects::{self, Identity, Key, Kind, Path, Reader, pod, selector};
+use crate::objects::{self, Identity, Key, Kind, Reader, enforcement};
 
 /// Problems kept until somebody asks for news.
 const NEWS: usize = 100;
@@ -207,31 +207,22 @@ fn read(kind: Kind, id: &ObjectId, uid: &Arc<str>, tree: &Tree<()>) -> Read {
     let key = Key { kind, id: id.clone() };
     let mut reader = Reader::checked(key.to_string());
     let none = Map::new();
-    let at = Path::Root.key("metadata");
     let metadata = tree.fields.get("metadata").and_then(Value::as_object);
     let metadata = metadata.unwrap_or(&none);
-    let labels = selector::labels(&at.key("labels"), metadata.get("labels"), &mut reader);
-    let source_prefixes = match kind {
-        Kind::Pod => pod::source_prefixes(&at.key("annotations"), metadata, &mut reader),
-        _ => Vec::new(),
-    };
     let labelled = matches!(
         metadata.get("labels"),
         None | Some(Value::Null | Value::Object(_))
     );
-    let identity = Identity {
-        id: id.clone(),
-        uid: uid.clone(),
-        labels,
-        created: objects::created(metadata),
-        source_prefixes,
-    };
+    let identity = Identity::read(kind, id.clone(), uid.clone(), metadata, &mut reader);
     let (object, readable) = objects::read(kind, identity, &tree.fields, &mut reader);
     let certain = match kind {
         Kind::Policy => readable,
         Kind::Pod => labelled,
-        // A label that none could have counts as it is written.
-        _ => labelled && (reader.problems.iter()).all(|problem| problem.field.starts_with("metadata.labels")),
+        // A label that none could have counts as it is written, and an odd enforcement enforces.
+        _ => {
+            let counts = |field: &str| field.starts_with("metadata.labels") || field == enforcement::FIELD;
+            labelled && (reader.problems.iter()).all(|problem| counts(&problem.field))
+        }
     };
     Read {
         object,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::api::PolicyEndpoint;
+use crate::objects::enforcement;
 
 /// What of a tree is kept. A list passes on what is kept of its elements.
 #[derive(Debug)]
@@ -40,7 +41,10 @@ const METADATA: Keep = Keep::Fields(&[
     ("labels", Keep::All),
     (
         "annotations",
-        Keep::Fields(&[("palisade.dev/allowed-source-prefixes", Keep::All)]),
+        Keep::Fields(&[
+            ("palisade.dev/allowed-source-prefixes", Keep::All),
+            (enforcement::ANNOTATION, Keep::All),
+        ]),
     ),
 ]);
 const CONTAINERS: Keep = Keep::Fields(&[("ports", Keep::All), ("restartPolicy", Keep::All)]);
@@ -308,7 +312,10 @@ mod tests {
             "metadata": {
                 "name": "a", "namespace": "b", "uid": "c", "resourceVersion": "4",
                 "managedFields": [{"manager": "x"}],
-                "annotations": {"other": "1", "palisade.dev/allowed-source-prefixes": "10.0.0.0/8"},
+                "annotations": {
+                    "other": "1", "palisade.dev/allowed-source-prefixes": "10.0.0.0/8",
+                    "palisade.dev/enforcement": "audit",
+                },
             },
             "spec": {
                 "nodeName": "n", "volumes": [{}],
@@ -322,7 +329,9 @@ mod tests {
             json!({
                 "metadata": {
                     "name": "a", "namespace": "b", "uid": "c", "resourceVersion": "4",
-                    "annotations": {"palisade.dev/allowed-source-prefixes": "10.0.0.0/8"},
+                    "annotations": {
+                        "palisade.dev/allowed-source-prefixes": "10.0.0.0/8", "palisade.dev/enforcement": "audit",
+                    },
                 },
                 "spec": {"nodeName": "n", "containers": [{"ports": [{"containerPort": 80}]}]},
                 "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]},

@@ -64,6 +64,7 @@ fn pods() -> Vec<Pod> {
         finished: false,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     };
     (0..16).map(pod).collect()
 }

@@ -8,7 +8,7 @@
 //! 4. Pods flip to their new rule sets.
 //! 5. Addresses that could not change before the flips change now (see [`super::transition`]); blocks that go, from the
 //!    shortest to the longest; then addresses that go.
-//! 6. The epoch, if some flow may have lost its permission without its pod having flipped.
+//! 6. The epoch, if some flow may have lost its permission, or is counted otherwise, without its pod having flipped.
 //! 7. Pods that are new: they start with all in place.
 //! 8. What nothing refers to any more. Whoever writes must let packets that are on their way finish between 7 and 8.
 //!
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::eval::{longest_below, longest_match};
 use super::image::{Class, Image, L4Key, PodImage, Psid, Row};
 use super::op::Op;
-use super::transition::{Passage, Says, Transition};
+use super::transition::{Passage, Stance, Transition};
 use crate::model::Cidr;
 
 /// The writes that turn `old` into `new`. Empty if, and only if, they are equal.
@@ -108,7 +108,7 @@ pub fn diff(old: &Image, new: &Image) -> Vec<Op> {
             .filter(|s| s.after.is_none())
             .map(|s| Op::RemoveAddress(s.key)),
     );
-    if rows.refuses_live() || transition.tightens() {
+    if rows.refuses_live() || transition.unsettles() {
         ops.push(Op::BumpEpoch);
     }
     ops.extend(
@@ -216,11 +216,11 @@ fn copied_pods(old: &Image, new: &Image, transition: &Transition<'_>) -> Vec<Op>
         let after = new.pods.get(uid)?;
         let mut copy = pod.clone();
         for (own, next) in [
-            (&mut copy.ingress.psid, after.ingress.psid),
-            (&mut copy.egress.psid, after.egress.psid),
+            (&mut copy.ingress, after.ingress),
+            (&mut copy.egress, after.egress),
         ] {
-            if *own != next {
-                *own = transition.copies.get(own).copied().unwrap_or(*own);
+            if Stance::of(*own) != Stance::of(next) {
+                own.psid = transition.copies.get(&own.psid).copied().unwrap_or(own.psid);
             }
         }
         (copy != *pod).then(|| Op::SetPod(uid.clone(), copy))
@@ -263,10 +263,8 @@ impl RowSteps {
         let temporary: Vec<_> = transition
             .rows
             .iter()
-            .filter_map(|(key, says)| match says {
-                Says::Row(row) if !retabled(Some(*row)) => Some((*key, *row)),
-                _ => None,
-            })
+            .filter(|(_, row)| !retabled(**row))
+            .filter_map(|(key, row)| Some((*key, (*row)?)))
             .collect();
         for (key, (before, after)) in differing {
             let (live, next) = (

@@ -10,7 +10,9 @@ use crate::model::{Cidr, Direction};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub allowed: bool,
-    /// The rule that allows, or the isolation that denies; `None` where no policy has a say.
+    /// Allowed only because the policies that would deny it are in audit.
+    pub audited: bool,
+    /// The rule that allows, the isolation that denies, or the audit that would; `None` where no policy has a say.
     pub by: Option<RuleKey>,
 }
 
@@ -32,6 +34,7 @@ pub fn eval(
     if own.psid == Psid::OPEN || pod.addresses.contains(&peer) {
         return Some(Decision {
             allowed: true,
+            audited: false,
             by: None,
         });
     }
@@ -41,8 +44,9 @@ pub fn eval(
         Some(Row::L4(key)) => image.l4.get(key).and_then(|l4| l4.at(ports::key(protocol, port))),
     };
     Some(Decision {
-        allowed: rule.is_some(),
-        by: rule.or(own.denied_by),
+        allowed: rule.or(own.audited_by).is_some(),
+        audited: rule.is_none() && own.audited_by.is_some(),
+        by: rule.or(own.audited_by).or(own.denied_by),
     })
 }
 

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::image::Psid;
+
 /// A fixed 64-bit hash: each 64-bit word is XORed into the state, which then goes through the finalizer of
 /// MurmurHash3 and an addition. Strings are their length, then their bytes in little-endian words, padded with zeros.
 /// Not keyed: whoever chooses contents can choose collisions, which is why [`assign`] allows for them.
@@ -59,6 +61,12 @@ impl Space {
             mask: u64::MAX,
         }
     }
+
+    /// 31 bits: see [`Psid`].
+    pub const PSIDS: Self = Self {
+        first: Psid::FIRST as u64,
+        mask: (u32::MAX >> 1) as u64,
+    };
 
     pub const fn bits32(first: u32) -> Self {
         Self {

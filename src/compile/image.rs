@@ -11,7 +11,8 @@ use crate::model::{Cidr, Direction, ObjectId, RuleId};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(pub u32);
 
-/// Canonical list of rules that applies to one (pod, direction).
+/// Canonical list of rules that applies to one (pod, direction). The highest bit is never set: the kernel says there whether
+/// the direction is in audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Psid(pub u32);
 
@@ -53,6 +54,8 @@ pub struct PodImage {
     pub addresses: Vec<IpAddr>,
     /// What it may send from besides `addresses`.
     pub source_prefixes: Vec<Cidr>,
+    /// First packets that it is allowed are reported too.
+    pub log_allowed: bool,
     pub ingress: PodDirection,
     pub egress: PodDirection,
 }
@@ -69,8 +72,19 @@ impl PodImage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodDirection {
     pub psid: Psid,
-    /// Whose counters take what is denied here: a [`RuleInfo::Isolation`]; `None` while open.
+    /// Whose counters take what is denied here: a [`RuleInfo::Isolation`]; `None` while nothing is.
     pub denied_by: Option<RuleKey>,
+    /// In audit: what `psid` does not allow passes, and the counters of this [`RuleInfo::Audit`] take it.
+    pub audited_by: Option<RuleKey>,
+}
+
+impl PodDirection {
+    /// No policy has a say.
+    pub const OPEN: Self = Self {
+        psid: Psid::OPEN,
+        denied_by: None,
+        audited_by: None,
+    };
 }
 
 /// What one class of peers may do with one set of rules.
@@ -93,6 +107,11 @@ pub enum RuleInfo {
     Rule(RuleId),
     /// Denied because these policies isolate and none allows.
     Isolation {
+        direction: Direction,
+        policies: Arc<[ObjectId]>,
+    },
+    /// Passed because these policies, which isolate and none of which allows, are in audit, and no other isolates.
+    Audit {
         direction: Direction,
         policies: Arc<[ObjectId]>,
     },

@@ -9,12 +9,13 @@ use super::ports;
 use super::problems::Report;
 use super::subject::Subject;
 use crate::api::{Entry, PolicyEndpoint, Port, SelfService};
-use crate::model::{Cidr, Direction, Pod, RuleId};
+use crate::model::{Cidr, Direction, Enforcement, Pod, RuleId};
 
 /// Objects of one policy that select the same pods and isolate the same directions.
 pub(super) struct Part<'a> {
     pub uid: &'a str,
     pub subject: Subject,
+    pub enforcement: Enforcement,
     /// Position among the policy's parts: 0 unless its objects disagree on their subject.
     ordinal: u32,
     objects: Vec<&'a PolicyEndpoint>,
@@ -119,6 +120,14 @@ impl Name<'_> {
 pub(super) fn parts(endpoints: &BTreeMap<Arc<str>, Vec<Arc<PolicyEndpoint>>>) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     for (uid, objects) in endpoints {
+        // A policy is one or the other: if its objects disagree, one by one they are on their way from one to the other, and
+        // those that enforce must not do it without the rules of the rest.
+        let enforces = objects.iter().any(|object| object.spec.enforcement.is_enforce());
+        let enforcement = if enforces {
+            Enforcement::Enforce
+        } else {
+            Enforcement::Audit
+        };
         let mut by_subject: Vec<(Subject, Vec<&PolicyEndpoint>)> = Vec::new();
         for object in objects {
             let subject = Subject::of(object);
@@ -131,6 +140,7 @@ pub(super) fn parts(endpoints: &BTreeMap<Arc<str>, Vec<Arc<PolicyEndpoint>>>) ->
         parts.extend((0..).zip(by_subject).map(|(ordinal, (subject, objects))| Part {
             uid,
             subject,
+            enforcement,
             ordinal,
             objects,
         }));

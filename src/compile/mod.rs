@@ -4,6 +4,10 @@
 //! In: the endpoints by policy UID, and the live pods of this node. Out: an image whose ids are content hashes, so
 //! that equal inputs give equal images in every process; and what of the inputs cannot be enforced as written. An
 //! endpoint that no local pod is selected by leaves no trace in the image, and neither do its faults.
+//!
+//! A direction of a pod that only policies in audit isolate has the rule set that it would have if they were enforced, marked
+//! as audited: so a policy leaves audit by one store, since rules and addresses are there already. Where an enforced policy
+//! isolates too, those in audit could only allow more, which they must not, and leave no trace.
 
 mod classes;
 #[cfg(test)]
@@ -30,6 +34,7 @@ pub use eval::{Decision, eval};
 pub use image::*;
 use names::{Names, Spaces};
 pub use op::Op;
+use rule_sets::Applied;
 
 use crate::api::PolicyEndpoint;
 use crate::model::{Pod, Problem};
@@ -78,9 +83,13 @@ fn compile_within(endpoints: &Endpoints, pods: &[&Pod], spaces: &Spaces) -> Comp
         rules: names.infos,
     };
     for (pod, sets) in pods.iter().zip(&rule_sets.of_pods) {
-        let [ingress, egress] = sets.map(|set| PodDirection {
-            psid: set.map_or(Psid::OPEN, |s| names.psids[s]),
-            denied_by: set.map(|s| names.isolations[s]),
+        let [ingress, egress] = sets.map(|applied| match applied {
+            None => PodDirection::OPEN,
+            Some(Applied { set, audited }) => PodDirection {
+                psid: names.psids[set],
+                denied_by: (!audited).then(|| names.isolations[set]),
+                audited_by: audited.then(|| names.audits[set]),
+            },
         });
         image.pods.insert(
             pod.uid.clone(),
@@ -88,6 +97,7 @@ fn compile_within(endpoints: &Endpoints, pods: &[&Pod], spaces: &Spaces) -> Comp
                 id: pod.id.clone(),
                 addresses: pod.addresses.clone(),
                 source_prefixes: pod.source_prefixes.clone(),
+                log_allowed: pod.log_allowed,
                 ingress,
                 egress,
             },

@@ -22,7 +22,7 @@ impl Default for Spaces {
         Self {
             matchers: Space::bits64(),
             classes: Space::bits32(1),
-            psids: Space::bits32(Psid::FIRST),
+            psids: Space::PSIDS,
             keys: Space::bits64(),
         }
     }
@@ -37,8 +37,10 @@ pub(super) struct Names {
     pub position: Vec<Option<u32>>,
     /// By position in `relevant`: whose counters take what it allows.
     pub rules: Vec<RuleKey>,
-    /// By rule set: whose counters take what it denies.
+    /// By rule set: whose counters take what it denies where it is enforced.
     pub isolations: Vec<RuleKey>,
+    /// By rule set: whose counters take what it would deny where it is in audit.
+    pub audits: Vec<RuleKey>,
     /// By rule set.
     pub psids: Vec<Psid>,
     pub infos: BTreeMap<RuleKey, RuleInfo>,
@@ -76,9 +78,18 @@ impl Names {
                 policies: set.policies.clone().into(),
             })
             .collect();
+        let audits: Vec<RuleInfo> = rule_sets
+            .sets
+            .iter()
+            .map(|set| RuleInfo::Audit {
+                direction: set.direction,
+                policies: set.policies.clone().into(),
+            })
+            .collect();
         let infos: Vec<RuleInfo> = rules
             .iter()
             .chain(&isolations)
+            .chain(&audits)
             .cloned()
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -91,15 +102,25 @@ impl Names {
         let key = |info: &RuleInfo| keys[infos.binary_search(info).unwrap_or_default()];
         let rules: Vec<RuleKey> = rules.iter().map(key).collect();
         let isolations: Vec<RuleKey> = isolations.iter().map(key).collect();
+        let audits: Vec<RuleKey> = audits.iter().map(key).collect();
 
+        // A rule set is named by its isolation wherever it is in audit only, so that it has one id in both.
+        let deciding = rule_sets.of_pods.iter().flatten().flatten().map(|applied| {
+            let of = if applied.audited { &audits } else { &isolations };
+            of[applied.set]
+        });
+        let counted: BTreeSet<RuleKey> = deciding.chain(rules.iter().copied()).collect();
         let mut names = Self {
             psids: Vec::new(),
-            infos: keys.iter().copied().zip(infos.iter().cloned()).collect(),
+            infos: (keys.iter().copied().zip(infos.iter().cloned()))
+                .filter(|(key, _)| counted.contains(key))
+                .collect(),
             relevant,
             ids,
             position,
             rules,
             isolations,
+            audits,
         };
         names.psids = names.psids(rule_sets, spaces.psids);
         names
@@ -182,6 +203,10 @@ fn hash_of_rule(info: &RuleInfo, salt: u64) -> u64 {
         }
         RuleInfo::Isolation { direction, policies } => {
             hasher.u64(2 + *direction as u64);
+            policies.iter().for_each(|p| object(&mut hasher, p));
+        }
+        RuleInfo::Audit { direction, policies } => {
+            hasher.u64(4 + *direction as u64);
             policies.iter().for_each(|p| object(&mut hasher, p));
         }
     }

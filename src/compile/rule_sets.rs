@@ -7,17 +7,23 @@ use std::ops::Range;
 use super::matchers::{Matcher, Part};
 use super::ports::Ranges;
 use super::problems::Report;
-use crate::model::{ContainerPort, Direction, ObjectId, Pod};
+use crate::model::{ContainerPort, Direction, Enforcement, ObjectId, Pod};
 
-/// Index into [`RuleSets::sets`]; `None` where no policy isolates.
-pub(super) type SetIndex = Option<usize>;
+/// What applies to one direction of a pod.
+#[derive(Clone, Copy)]
+pub(super) struct Applied {
+    /// Index into [`RuleSets::sets`].
+    pub set: usize,
+    /// What the set does not allow passes, and is counted.
+    pub audited: bool,
+}
 
 pub(super) struct RuleSets<'a> {
     /// Those of relevant parts, in the order in which they answer for what they allow.
     pub matchers: Vec<Matcher<'a>>,
     pub sets: Vec<RuleSet>,
-    /// Of each pod, in the order given: ingress, egress.
-    pub of_pods: Vec<[SetIndex; 2]>,
+    /// Of each pod, in the order given: ingress, egress. `None` where no policy isolates.
+    pub of_pods: Vec<[Option<Applied>; 2]>,
 }
 
 pub(super) struct RuleSet {
@@ -75,11 +81,19 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
     let mut known: HashMap<Circumstances<'_>, usize> = HashMap::new();
     let mut of_pod = |(&pod, selected): (&&'p Pod, &Vec<usize>)| {
         Direction::ALL.map(|direction| {
-            let isolating: Vec<usize> = selected
-                .iter()
-                .copied()
-                .filter(|&p| parts[p].subject.isolates(direction))
-                .collect();
+            let isolating = |enforcement| -> Vec<usize> {
+                let isolates =
+                    |&p: &usize| parts[p].subject.isolates(direction) && parts[p].enforcement == enforcement;
+                selected.iter().copied().filter(isolates).collect()
+            };
+            let enforced = isolating(Enforcement::Enforce);
+            let audited = enforced.is_empty();
+            // Beside what is enforced, policies in audit could only allow more, which they must not.
+            let isolating = if audited {
+                isolating(Enforcement::Audit)
+            } else {
+                enforced
+            };
             if isolating.is_empty() {
                 return None;
             }
@@ -90,7 +104,7 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
                 parts: isolating.clone(),
                 pod: dependent.then_some((&*pod.ports, &*pod.addresses)),
             };
-            Some(*known.entry(circumstances).or_insert_with(|| {
+            let set = *known.entry(circumstances).or_insert_with(|| {
                 let mut policies: Vec<ObjectId> = isolating
                     .iter()
                     .map(|&p| parts[p].subject.policy.clone())
@@ -106,7 +120,8 @@ pub(super) fn rule_sets<'a, 'p>(parts: &[Part<'a>], pods: &[&'p Pod], report: &m
                         .collect(),
                 });
                 sets.len() - 1
-            }))
+            });
+            Some(Applied { set, audited })
         })
     };
     let of_pods = pods.iter().zip(&selected).map(&mut of_pod).collect();

@@ -8,13 +8,15 @@
 //! - else a class made for this passage, which A judges as it does the old class and B as it does the new.
 //!
 //! Pairs that neither image knows (a rule set that goes, with a class that comes) have no row yet: they get one for
-//! the time being. A rule set that one pod leaves while another takes it up is left by way of a copy, so that the
-//! two can be told apart.
+//! the time being. A rule set that one pod leaves while another takes it up, or the same pod enforces from then on instead of
+//! auditing, is left by way of a copy, so that the two can be told apart.
+//!
+//! Verdicts are three: what is audited passes, but is told apart from what is allowed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::ids::{Space, StableHasher};
-use super::image::{Class, Image, L4, Psid, Row};
+use super::image::{Class, Image, L4, PodDirection, Psid, Row};
 
 /// Old and new class of the addresses that one entry decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,12 +56,46 @@ impl Use {
     }
 }
 
-/// What a rule set says of a class of peers.
+/// What a pod's direction is judged by: a rule set, and whether what it does not allow passes as audited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Stance {
+    pub psid: Psid,
+    audited: bool,
+}
+
+impl Stance {
+    pub fn of(direction: PodDirection) -> Self {
+        Self {
+            psid: direction.psid,
+            audited: direction.audited_by.is_some(),
+        }
+    }
+
+    fn says(self, row: Option<Row>) -> Says {
+        let otherwise = match self {
+            Self { psid: Psid::OPEN, .. } => Verdict::Allowed,
+            Self { audited: true, .. } => Verdict::Audited,
+            Self { audited: false, .. } => Verdict::Denied,
+        };
+        Says {
+            row: row.filter(|_| self.psid != Psid::OPEN),
+            otherwise,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Denied,
+    Audited,
+    Allowed,
+}
+
+/// What a stance says of a class of peers: the row, and what becomes of all that the row does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Says {
-    Everything,
-    Nothing,
-    Row(Row),
+struct Says {
+    row: Option<Row>,
+    otherwise: Verdict,
 }
 
 pub(super) struct Transition<'a> {
@@ -67,12 +103,12 @@ pub(super) struct Transition<'a> {
     new: &'a Image,
     pub old_use: Use,
     pub new_use: Use,
-    /// Of pods that stay: from one rule set to another.
-    flips: BTreeSet<(Psid, Psid)>,
-    /// Rule sets that some pod has before and after.
-    kept: BTreeSet<Psid>,
-    /// Rows that last only for the transition.
-    pub rows: BTreeMap<(Psid, Class), Says>,
+    /// Of pods that stay: from one stance to another.
+    flips: BTreeSet<(Stance, Stance)>,
+    /// Those that some pod has before and after.
+    kept: BTreeSet<Stance>,
+    /// Rows that last only for the transition; `None`: there must be none for its time.
+    pub rows: BTreeMap<(Psid, Class), Option<Row>>,
     /// Rule sets that are left by way of a copy.
     pub copies: BTreeMap<Psid, Psid>,
     /// What each passage goes through.
@@ -86,10 +122,8 @@ impl<'a> Transition<'a> {
         let mut kept = BTreeSet::new();
         for (uid, before) in &old.pods {
             let Some(after) = new.pods.get(uid) else { continue };
-            for (a, b) in [
-                (before.ingress.psid, after.ingress.psid),
-                (before.egress.psid, after.egress.psid),
-            ] {
+            for (a, b) in [(before.ingress, after.ingress), (before.egress, after.egress)] {
+                let (a, b) = (Stance::of(a), Stance::of(b));
                 if a == b {
                     kept.insert(a);
                 } else {
@@ -128,27 +162,35 @@ impl<'a> Transition<'a> {
         self.via.get(&passage).copied().unwrap_or(passage.to)
     }
 
-    /// Whether a flow that was allowed at some time may be denied in the end, without its pod's flip telling.
-    pub fn tightens(&self) -> bool {
-        let mut psids: HashMap<Class, Vec<Psid>> = self
+    /// Whether a flow's verdict may be another in the end than at some time before, without its pod's flip telling, and in a way
+    /// that matters to a flow in progress: it lost its permission, or what it is counted as changed.
+    pub fn unsettles(&self) -> bool {
+        let (audited, enforced): (BTreeSet<Stance>, BTreeSet<Stance>) =
+            self.kept.iter().partition(|stance| stance.audited);
+        let mut losers: HashMap<Class, Vec<Stance>> = self
             .via
             .keys()
-            .map(|passage| (passage.from, Vec::new()))
+            .map(|passage| (passage.from, audited.iter().copied().collect()))
             .collect();
+        // Without a row there is nothing to lose.
         for (psid, class) in self.old.rows.keys() {
-            if let Some(list) = psids.get_mut(class)
-                && self.kept.contains(psid)
+            let stance = Stance {
+                psid: *psid,
+                audited: false,
+            };
+            if let Some(list) = losers.get_mut(class)
+                && enforced.contains(&stance)
             {
-                list.push(*psid);
+                list.push(stance);
             }
         }
         self.via.iter().any(|(&Passage { from, to, .. }, &via)| {
-            let kept = |&p: &Psid| self.loses(reading(self.old, p, from), reading(self.new, p, to));
-            let flipped = |&(_, b): &(Psid, Psid)| {
-                let says = self.known(b, via).unwrap_or(Says::Nothing);
-                self.loses(says, reading(self.new, b, to))
+            let kept = |&p: &Stance| self.matters(reading(self.old, p, from), reading(self.new, p, to));
+            let flipped = |&(_, b): &(Stance, Stance)| {
+                let says = self.known(b, via).unwrap_or_else(|| b.says(None));
+                self.matters(says, reading(self.new, b, to))
             };
-            psids[&from].iter().any(kept) || via == from && self.flips.iter().any(flipped)
+            losers[&from].iter().any(kept) || via == from && self.flips.iter().any(flipped)
         })
     }
 
@@ -167,13 +209,16 @@ impl<'a> Transition<'a> {
         for &(a, b) in &self.flips {
             let was = reading(self.old, a, from);
             let will = reading(self.new, b, to);
-            for (psid, wanted) in [(a, was), (b, will)] {
-                let says = self.known(psid, via).or_else(|| given.get(&(psid, via)).copied());
+            for (stance, wanted) in [(a, was), (b, will)] {
+                let row = || given.get(&(stance.psid, via)).copied();
+                let says = self
+                    .known(stance, via)
+                    .or_else(|| row().map(|row| stance.says(row)));
                 match says {
                     Some(says) if self.mixes(says, was, will) => return false,
                     Some(_) => {}
                     None => {
-                        given.insert((psid, via), wanted);
+                        given.insert((stance.psid, via), wanted.row);
                     }
                 }
             }
@@ -182,19 +227,24 @@ impl<'a> Transition<'a> {
         true
     }
 
-    /// What a rule set says of a class in the course of the transition; `None` while that is open: no image has both.
-    fn known(&self, psid: Psid, class: Class) -> Option<Says> {
-        if psid == Psid::OPEN {
-            return Some(Says::Everything);
+    /// What a stance says of a class in the course of the transition; `None` while that is open: no image has both.
+    fn known(&self, stance: Stance, class: Class) -> Option<Says> {
+        if stance.psid == Psid::OPEN {
+            return Some(stance.says(None));
         }
+        self.known_row(stance.psid, class).map(|row| stance.says(row))
+    }
+
+    fn known_row(&self, psid: Psid, class: Class) -> Option<Option<Row>> {
+        let row = |image: &Image| image.rows.get(&(psid, class)).copied();
         match (self.old_use.both(psid, class), self.new_use.both(psid, class)) {
             (true, true) => {
-                let (was, will) = (reading(self.old, psid, class), reading(self.new, psid, class));
+                let (was, will) = (row(self.old), row(self.new));
                 // An id with two meanings is refused for the time being.
-                Some(if was == will { was } else { Says::Nothing })
+                Some(if was == will { was } else { None })
             }
-            (true, false) => Some(reading(self.old, psid, class)),
-            (false, true) => Some(reading(self.new, psid, class)),
+            (true, false) => Some(row(self.old)),
+            (false, true) => Some(row(self.new)),
             (false, false) => self.rows.get(&(psid, class)).copied(),
         }
     }
@@ -220,11 +270,11 @@ impl<'a> Transition<'a> {
 
     /// Gives a copy to each rule set that some pod leaves and another takes up: on a made class, the two differ.
     fn copy_rule_sets(&mut self) {
-        let targets: BTreeSet<Psid> = self.flips.iter().map(|&(_, b)| b).collect();
+        let targets: BTreeSet<Psid> = self.flips.iter().map(|(_, b)| b.psid).collect();
         let crossed: BTreeSet<Psid> = self
             .flips
             .iter()
-            .map(|&(a, _)| a)
+            .map(|(a, _)| a.psid)
             .filter(|a| *a != Psid::OPEN && targets.contains(a))
             .collect();
         let rows = self
@@ -237,7 +287,7 @@ impl<'a> Transition<'a> {
             .chain(self.old_use.psids.union(&self.new_use.psids).copied())
             .collect();
         for psid in crossed {
-            let copy = Psid(free("copy", [psid.0, 0], Space::bits32(Psid::FIRST), |id| {
+            let copy = Psid(free("copy", [psid.0, 0], Space::PSIDS, |id| {
                 taken.contains(&Psid(id))
             }));
             taken.insert(copy);
@@ -250,7 +300,7 @@ impl<'a> Transition<'a> {
                 .chain(self.new.rows.range(of))
                 .map(|((_, class), _)| *class);
             let copied: Vec<_> = classes
-                .filter_map(|class| Some(((copy, class), self.known(psid, class)?)))
+                .filter_map(|class| Some(((copy, class), self.known_row(psid, class)?)))
                 .collect();
             self.rows.extend(copied);
         }
@@ -260,13 +310,13 @@ impl<'a> Transition<'a> {
         let mut rows = BTreeMap::new();
         for (&(from, to), &made) in &self.made {
             for &(a, b) in &self.flips {
-                let left = self.copies.get(&a).copied().unwrap_or(a);
-                rows.insert((left, made), reading(self.old, a, from));
-                rows.insert((b, made), reading(self.new, b, to));
+                let left = self.copies.get(&a.psid).copied().unwrap_or(a.psid);
+                rows.insert((left, made), reading(self.old, a, from).row);
+                rows.insert((b.psid, made), reading(self.new, b, to).row);
             }
-            for &psid in &self.kept {
-                rows.entry((psid, made))
-                    .or_insert_with(|| reading(self.new, psid, to));
+            for &stance in &self.kept {
+                rows.entry((stance.psid, made))
+                    .or_insert_with(|| reading(self.new, stance, to).row);
             }
         }
         rows.retain(|(psid, _), _| *psid != Psid::OPEN);
@@ -279,41 +329,44 @@ impl<'a> Transition<'a> {
             && self.somewhere([says, was, will], |[says, was, will]| says != was && says != will)
     }
 
-    fn loses(&self, was: Says, will: Says) -> bool {
-        was != will && self.somewhere([was, will], |[was, will]| was && !will)
+    /// See [`Self::unsettles`].
+    fn matters(&self, was: Says, will: Says) -> bool {
+        was != will
+            && self.somewhere([was, will], |[was, will]| {
+                will < was || was == Verdict::Audited && will != was
+            })
     }
 
     /// Whether there is a port at which the verdicts satisfy `test`.
-    fn somewhere<const N: usize>(&self, says: [Says; N], test: impl Fn([bool; N]) -> bool) -> bool {
+    fn somewhere<const N: usize>(&self, says: [Says; N], test: impl Fn([Verdict; N]) -> bool) -> bool {
         let starts = says
             .iter()
             .flat_map(|s| self.table(*s))
             .flat_map(|t| t.0.iter().map(|&(start, _)| start));
         let starts: BTreeSet<u32> = starts.chain([0]).collect();
         starts.into_iter().any(|start| {
-            test(says.map(|s| match s {
-                Says::Everything | Says::Row(Row::Allow(_)) => true,
-                Says::Nothing => false,
-                Says::Row(Row::L4(_)) => self.table(s).is_some_and(|t| t.at(start).is_some()),
+            test(says.map(|s| {
+                let allowed = match s.row {
+                    Some(Row::Allow(_)) => true,
+                    Some(Row::L4(_)) => self.table(s).is_some_and(|t| t.at(start).is_some()),
+                    None => false,
+                };
+                if allowed { Verdict::Allowed } else { s.otherwise }
             }))
         })
     }
 
     fn table(&self, says: Says) -> Option<&'a L4> {
-        match says {
-            Says::Row(Row::L4(key)) => self.old.l4.get(&key).or_else(|| self.new.l4.get(&key)),
+        match says.row {
+            Some(Row::L4(key)) => self.old.l4.get(&key).or_else(|| self.new.l4.get(&key)),
             _ => None,
         }
     }
 }
 
 /// What one image says.
-fn reading(image: &Image, psid: Psid, class: Class) -> Says {
-    match image.rows.get(&(psid, class)) {
-        _ if psid == Psid::OPEN => Says::Everything,
-        Some(row) => Says::Row(*row),
-        None => Says::Nothing,
-    }
+fn reading(image: &Image, stance: Stance, class: Class) -> Says {
+    stance.says(image.rows.get(&(stance.psid, class)).copied())
 }
 
 /// The first free id among the salted hashes of what it is made for.

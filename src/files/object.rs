@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::model::{ObjectId, Problem};
 use crate::objects::{
-    self, Bad, Fields, Identity, Key, Kind, Object, Path, Reader, names, pod, policy, schema, selector, text,
+    self, Bad, Fields, Identity, Key, Kind, Object, Path, Reader, enforcement, names, pod, policy, schema,
+    selector, text,
 };
 
 /// One object of a file.
@@ -222,6 +223,11 @@ fn read_known(
         Kind::Pod => pod::source_prefixes(&at.key("annotations"), metadata, reader),
         _ => Vec::new(),
     };
+    let log_allowed = kind == Kind::Pod && pod::log_allowed(&at.key("annotations"), metadata, reader);
+    let enforcement = match kind {
+        Kind::Policy | Kind::Namespace => enforcement::read(&at.key("annotations"), metadata, reader),
+        _ => None,
+    };
     let namespace = read_namespace_name(&at, kind, metadata, reader);
     let name = read_name(&at, kind, metadata, reader);
     let fits = schema::check::<ObjectMeta>(&at, fields.get("metadata"), reader);
@@ -257,14 +263,23 @@ fn read_known(
         labels,
         created: objects::created(metadata),
         source_prefixes,
+        log_allowed,
+        enforcement,
     };
     let kind = key.kind;
-    // Source prefixes that cannot be read only allow less; they are no reason to leave the rest as it was.
-    let narrower = "metadata.annotations[\"palisade.dev/allowed-source-prefixes\"]";
+    // Annotations that cannot be read only allow less; they are no reason to leave the rest as it was.
+    let narrower = [
+        "metadata.annotations[\"palisade.dev/allowed-source-prefixes\"]",
+        "metadata.annotations[\"palisade.dev/log-allowed\"]",
+        enforcement::FIELD,
+    ];
     let (object, readable) = objects::read(kind, identity, fields, reader);
     let certain = match kind {
         Kind::Policy => readable,
-        _ => reader.problems.iter().all(|problem| problem.field == narrower),
+        _ => reader
+            .problems
+            .iter()
+            .all(|problem| narrower.contains(&&*problem.field)),
     };
     contents.items.push(Item {
         key,

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::file;
 use super::object::{Contents, Item, StandIn};
 use crate::model::{
-    Change, ContainerPort, Direction, Labels, ObjectId, Policy, Problem, Rule, Selector, Snapshot,
+    Change, ContainerPort, Direction, Enforcement, Labels, ObjectId, Policy, Problem, Rule, Selector,
+    Snapshot,
 };
 use crate::objects::{Key, Kind, Object, pod, text};
 
@@ -371,6 +372,12 @@ fn narrowest(claims: &[(&Arc<Path>, &Held)]) -> Option<Arc<Object>> {
     let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
     narrowest.ingress = ingress;
     narrowest.egress = egress;
+    // One that leaves it to the namespace drops no less than one that audits.
+    let said = |said| policies.iter().any(|policy| policy.enforcement == said);
+    narrowest.enforcement = [Some(Enforcement::Enforce), None, Some(Enforcement::Audit)]
+        .into_iter()
+        .find(|enforcement| said(*enforcement))
+        .flatten();
     Some(Arc::new(Object::Policy(narrowest)))
 }
 

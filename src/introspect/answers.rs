@@ -108,6 +108,7 @@ impl Answers {
                 interfaces: interfaces.remove(uid).unwrap_or_default(),
                 ingress: direction_state(pod.ingress, &rules),
                 egress: direction_state(pod.egress, &rules),
+                log_allowed: pod.log_allowed,
             })
             .collect();
         found.sort_by(|a, b| (&a.pod, &a.uid).cmp(&(&b.pod, &b.uid)));
@@ -143,6 +144,7 @@ impl Answers {
                 entries: slices.iter().map(entries).sum(),
                 allowed: counted.allowed.get(&policy).copied().unwrap_or_default(),
                 denied: counted.denied.get(&policy).copied().unwrap_or_default(),
+                audited: counted.audited.get(&policy).copied().unwrap_or_default(),
                 policy,
             });
         }
@@ -328,15 +330,18 @@ pub(super) fn direction_state(
     direction: PodDirection,
     rules: &HashMap<RuleKey, &RuleInfo>,
 ) -> DirectionState {
-    let isolation = direction.denied_by.and_then(|key| rules.get(&key));
+    let isolation = direction.denied_by.or(direction.audited_by);
     DirectionState {
         state: match direction.psid {
             Psid::OPEN => Isolation::Open,
             Psid::UNKNOWN => Isolation::Unknown,
+            _ if direction.audited_by.is_some() => Isolation::Audit,
             _ => Isolation::Isolated,
         },
-        policies: match isolation {
-            Some(RuleInfo::Isolation { policies, .. }) => policies.to_vec(),
+        policies: match isolation.and_then(|key| rules.get(&key)) {
+            Some(RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. }) => {
+                policies.to_vec()
+            }
             _ => Vec::new(),
         },
         rule_set: format!("{:08x}", direction.psid.0),
@@ -363,6 +368,7 @@ fn isolations(snapshot: &Snapshot) -> BTreeMap<ObjectId, BTreeSet<ObjectId>> {
 struct Counted {
     allowed: HashMap<ObjectId, Count>,
     denied: HashMap<ObjectId, Count>,
+    audited: HashMap<ObjectId, Count>,
 }
 
 impl Counted {
@@ -379,6 +385,7 @@ impl Counted {
             let (sums, policies) = match info {
                 RuleInfo::Rule(rule) => (&mut counted.allowed, std::slice::from_ref(&rule.policy)),
                 RuleInfo::Isolation { policies, .. } => (&mut counted.denied, &policies[..]),
+                RuleInfo::Audit { policies, .. } => (&mut counted.audited, &policies[..]),
             };
             for policy in policies {
                 let sum = sums.entry(policy.clone()).or_default();

@@ -193,6 +193,7 @@ mod tests {
             finished: false,
             created: None,
             source_prefixes: Vec::new(),
+            log_allowed: false,
         })
     }
 

@@ -24,15 +24,18 @@ pub enum Record {
 pub enum Verdict {
     Allowed,
     Denied,
+    /// Allowed, only because the policies that would deny it are in audit.
+    Audit,
 }
 
 impl Verdict {
-    pub const ALL: [Self; 2] = [Self::Allowed, Self::Denied];
+    pub const ALL: [Self; 3] = [Self::Allowed, Self::Denied, Self::Audit];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
+            Self::Audit => "audit",
         }
     }
 }
@@ -122,9 +125,16 @@ impl End {
 }
 
 impl Flow {
-    /// Why it has its verdict, as in `rule shop/web spec.ingress[0]`, `isolated by shop/db, shop/default-deny` or `spoofed`.
+    /// Why it has its verdict, as in `shop/web spec.ingress[0]`, `isolated by shop/db, shop/default-deny`, `spoofed`, or `in audit:
+    /// shop/db`.
     pub fn because(&self) -> String {
         let policies = || spelling::listed(&self.policies);
+        if self.verdict == Verdict::Audit {
+            return match &*self.reason {
+                ISOLATION => format!("in audit: {}", policies()),
+                reason => format!("in audit: {}; {reason}", policies()),
+            };
+        }
         match (&*self.reason, &self.rule) {
             (_, Some(rule)) => format!("{} {rule}", policies()),
             (ISOLATION, None) if !self.policies.is_empty() => format!("isolated by {}", policies()),

@@ -21,7 +21,7 @@ use super::flow::{End, Flow, ISOLATION, Loser, Lost, RULE, Record, Verdict};
 use super::journal::Journal;
 use super::snapshot::Snapshot;
 use super::spelling;
-use crate::bpf::Event;
+use crate::bpf::{Event, Reason};
 use crate::compile::RuleInfo;
 use crate::model::ObjectId;
 
@@ -162,6 +162,13 @@ impl Recorder {
         let (reason, policies, rule) = match rule {
             Some(RuleInfo::Rule(rule)) => (RULE, vec![rule.policy.clone()], Some(spelling::place(&rule))),
             Some(RuleInfo::Isolation { policies, .. }) => (ISOLATION, policies.to_vec(), None),
+            Some(RuleInfo::Audit { policies, .. }) => {
+                let reason = match event.reason {
+                    Reason::Policy => ISOLATION,
+                    reason => reason.name(),
+                };
+                (reason, policies.to_vec(), None)
+            }
             None => (event.reason.name(), Vec::new(), None),
         };
         let protocol = spelling::protocol(event.ethertype, event.protocol);
@@ -177,10 +184,10 @@ impl Recorder {
         let mut flow = Flow {
             time: self.clock.at(event.time),
             node: self.node.clone(),
-            verdict: if event.allowed {
-                Verdict::Allowed
-            } else {
-                Verdict::Denied
+            verdict: match event {
+                Event { audited: true, .. } => Verdict::Audit,
+                Event { allowed: true, .. } => Verdict::Allowed,
+                _ => Verdict::Denied,
             },
             direction: event.direction,
             reason: reason.into(),

@@ -87,7 +87,7 @@ impl Server {
         })
     }
 
-    /// Answers until `shutdown`, and 2 s longer at most.
+    /// Answers until `shutdown`, and 2 s longer at most; then the socket goes.
     ///
     /// # Errors
     /// The socket does not listen any more.
@@ -120,10 +120,13 @@ impl Server {
             shutdown.cancelled().await;
             sleep(GRACE).await;
         };
-        tokio::select! {
+        let result = tokio::select! {
             result = serve.into_future() => result.with_context(|| format!("cannot answer at {}", path.display())),
             () = too_late => Ok(()),
-        }
+        };
+        // The next process comes after this one's end. If it cannot be removed, it replaces it.
+        let _ = std::fs::remove_file(&path);
+        result
     }
 }
 

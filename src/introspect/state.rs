@@ -119,6 +119,8 @@ pub struct PodState {
     pub interfaces: Vec<Interface>,
     pub ingress: DirectionState,
     pub egress: DirectionState,
+    /// What it is allowed is reported too, as its annotation asks for.
+    pub log_allowed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,7 +136,7 @@ pub struct Interface {
 #[serde(rename_all = "camelCase")]
 pub struct DirectionState {
     pub state: Isolation,
-    /// Those that isolate.
+    /// Those that isolate, or would.
     #[serde(with = "names", default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<ObjectId>,
     /// Id of its rules in the maps, in hexadecimal.
@@ -147,6 +149,8 @@ pub enum Isolation {
     /// No policy selects it.
     Open,
     Isolated,
+    /// What no policy allows passes, and is counted.
+    Audit,
     /// Nothing is known of it: all is denied but what the node itself sends.
     Unknown,
 }
@@ -170,6 +174,8 @@ pub struct PolicyState {
     pub allowed: Count,
     /// Denied here where it isolates, alone or with others, since these isolate together.
     pub denied: Count,
+    /// Passed here, only because it is in audit.
+    pub audited: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

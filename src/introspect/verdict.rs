@@ -164,6 +164,7 @@ impl Answers {
                 told(Verdict::Denied, UNKNOWN_POD, Some(judged))
             }
             Judgement::Denied => told(Verdict::Denied, ISOLATION, Some(judged)),
+            Judgement::Audited => told(Verdict::Audit, ISOLATION, Some(judged)),
         };
         match judged.verdict {
             Judgement::Allowed(counter) => {
@@ -178,7 +179,9 @@ impl Answers {
                     state.rule = rule.index.is_some().then(|| spelling::place(rule));
                 }
             }
-            Judgement::Denied => state.policies = self.isolating(image, *direction, judged.psid),
+            Judgement::Denied | Judgement::Audited => {
+                state.policies = self.isolating(image, *direction, judged.psid)
+            }
             Judgement::Open => {}
         }
         Ok(state)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cidr, Labels, Protocol, Selector};
 
@@ -35,6 +35,36 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Holds `kubernetes.io/metadata.name`, whether or not the object did.
     pub labels: Arc<Labels>,
+    /// `palisade.dev/enforcement`: of its policies that do not say.
+    pub enforcement: Enforcement,
+}
+
+/// Whether what a policy does not allow is dropped on its account.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+pub enum Enforcement {
+    #[default]
+    Enforce,
+    /// It passes, and is counted and reported.
+    Audit,
+}
+
+impl Enforcement {
+    pub fn is_enforce(&self) -> bool {
+        *self == Self::Enforce
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +88,8 @@ pub struct Pod {
     pub created: Option<i64>,
     /// `palisade.dev/allowed-source-prefixes`: what it may send from besides its own addresses.
     pub source_prefixes: Vec<Cidr>,
+    /// `palisade.dev/log-allowed`: packets that it is allowed are reported too, the first of each flow.
+    pub log_allowed: bool,
 }
 
 impl Pod {
@@ -83,6 +115,8 @@ pub struct Policy {
     /// `None`: this direction is not in `policyTypes`, its pods stay open in it.
     pub ingress: Option<Vec<Rule>>,
     pub egress: Option<Vec<Rule>>,
+    /// `palisade.dev/enforcement`; `None`: as its namespace says.
+    pub enforcement: Option<Enforcement>,
 }
 
 impl Policy {

@@ -46,6 +46,12 @@ fn labels(info: &RuleInfo) -> (Direction, Outcome, Option<ObjectId>, &'static st
             policies.first().cloned(),
             "isolation",
         ),
+        RuleInfo::Audit { direction, policies } => (
+            *direction,
+            Outcome::Audited,
+            policies.first().cloned(),
+            "isolation",
+        ),
     }
 }
 

@@ -3,6 +3,7 @@
 //! One set of rules for whatever holds the objects, a folder or an API server: what cannot be read is reported by field and
 //! value, and never makes a policy wider than it was written.
 
+pub mod enforcement;
 mod fields;
 pub mod names;
 mod object;

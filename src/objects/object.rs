@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::fields::{Fields, Reader};
-use super::{pod, policy, service};
-use crate::model::{Change, Cidr, EndpointSlice, Labels, Namespace, ObjectId, Pod, Policy, Service};
+use super::fields::{Fields, Path, Reader};
+use super::{enforcement, pod, policy, selector, service};
+use crate::model::{
+    Change, Cidr, EndpointSlice, Enforcement, Labels, Namespace, ObjectId, Pod, Policy, Service,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -114,7 +116,35 @@ pub struct Identity {
     pub uid: Arc<str>,
     pub labels: Labels,
     pub created: Option<i64>,
+    /// Of a pod.
     pub source_prefixes: Vec<Cidr>,
+    /// Of a pod.
+    pub log_allowed: bool,
+    /// Of a policy or a namespace.
+    pub enforcement: Option<Enforcement>,
+}
+
+impl Identity {
+    /// `metadata` of an object of this kind and name; labels and annotations that cannot be read are reported.
+    pub fn read(kind: Kind, id: ObjectId, uid: Arc<str>, metadata: &Fields, reader: &mut Reader) -> Self {
+        let at = Path::Root.key("metadata");
+        let annotations = at.key("annotations");
+        Self {
+            id,
+            uid,
+            labels: selector::labels(&at.key("labels"), metadata.get("labels"), reader),
+            created: created(metadata),
+            source_prefixes: match kind {
+                Kind::Pod => pod::source_prefixes(&annotations, metadata, reader),
+                _ => Vec::new(),
+            },
+            log_allowed: kind == Kind::Pod && pod::log_allowed(&annotations, metadata, reader),
+            enforcement: match kind {
+                Kind::Policy | Kind::Namespace => enforcement::read(&annotations, metadata, reader),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// The object, `None` where resolving does not read it (a headless Service); and, of a policy, whether it is readable
@@ -122,7 +152,7 @@ pub struct Identity {
 pub fn read(kind: Kind, identity: Identity, fields: &Fields, reader: &mut Reader) -> (Option<Object>, bool) {
     let object = match kind {
         Kind::Policy => {
-            let (policy, certain) = policy::read(identity.id, identity.uid, fields, reader);
+            let (policy, certain) = policy::read(identity, fields, reader);
             return (Some(Object::Policy(policy)), certain);
         }
         Kind::Namespace => Some(Object::Namespace(pod::read_namespace(&identity, fields, reader))),

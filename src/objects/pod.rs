@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use super::fields::{Bad, Fields, Path, Reader};
 use super::object::Identity;
 use super::{names, policy, schema};
-use crate::model::{Cidr, ContainerPort, Labels, Namespace, Pod, parse_address};
+use crate::model::{Cidr, ContainerPort, Enforcement, Labels, Namespace, Pod, parse_address};
 
+const LOG_ALLOWED: &str = "palisade.dev/log-allowed";
 const SOURCE_PREFIXES: &str = "palisade.dev/allowed-source-prefixes";
 
 pub fn read_namespace(identity: &Identity, object: &Fields, reader: &mut Reader) -> Namespace {
@@ -22,7 +23,10 @@ pub fn read_namespace(identity: &Identity, object: &Fields, reader: &mut Reader)
     );
     schema::check::<NamespaceSpec>(&root.key("spec"), object.get("spec"), reader);
     schema::check::<NamespaceStatus>(&root.key("status"), object.get("status"), reader);
-    namespace(&identity.id.name, identity.labels.clone())
+    Namespace {
+        enforcement: identity.enforcement.unwrap_or_default(),
+        ..namespace(&identity.id.name, identity.labels.clone())
+    }
 }
 
 /// With the label that every namespace has, whatever the object says.
@@ -31,6 +35,7 @@ pub fn namespace(name: &Arc<str>, mut labels: Labels) -> Namespace {
     Namespace {
         name: name.clone(),
         labels: labels.into(),
+        enforcement: Enforcement::default(),
     }
 }
 
@@ -86,6 +91,7 @@ pub fn read_pod(identity: &Identity, object: &Fields, reader: &mut Reader) -> Po
         finished: matches!(phase, Some("Succeeded" | "Failed")),
         created: identity.created,
         source_prefixes: identity.source_prefixes.clone(),
+        log_allowed: identity.log_allowed,
     };
     schema::check::<PodSpec>(&spec_at, object.get("spec"), reader);
     schema::check::<PodStatus>(&status_at, object.get("status"), reader);
@@ -202,6 +208,27 @@ fn container_port(at: &Path<'_>, value: &Value, reader: &mut Reader) -> Result<C
         protocol: protocol?,
         number: number?,
     })
+}
+
+/// Whether what a pod is allowed is to be reported too. What cannot be read asks for nothing.
+pub fn log_allowed(at: &Path<'_>, metadata: &Fields, reader: &mut Reader) -> bool {
+    let annotations = metadata.get("annotations");
+    let at = at.key(LOG_ALLOWED);
+    let text = reader.text(&at, annotations.and_then(|all| all.get(LOG_ALLOWED)));
+    match text.ok().flatten() {
+        Some("true") => true,
+        None | Some("false") => false,
+        Some(other) => {
+            let message = "is neither true nor false: what the pod is allowed is not reported";
+            reader.report(
+                &at,
+                &other.into(),
+                message,
+                "write \"true\" or remove the annotation",
+            );
+            false
+        }
+    }
 }
 
 /// What the annotation lets a pod send from. A block that cannot be read is left out: that allows less.

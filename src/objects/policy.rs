@@ -8,8 +8,11 @@ use serde_json::{Map, Value};
 
 use super::fields::{Bad, Fields, Path, Reader};
 use super::names;
+use super::object::Identity;
 use super::selector;
-use crate::model::{Cidr, Direction, ObjectId, Peer, Policy, PortMatch, Protocol, Rule, Selector};
+use crate::model::{
+    Cidr, Direction, Enforcement, ObjectId, Peer, Policy, PortMatch, Protocol, Rule, Selector,
+};
 
 /// What a policy does in one direction.
 enum Isolation {
@@ -21,7 +24,7 @@ enum Isolation {
 }
 
 /// The policy, and whether it is certain.
-pub fn read(id: ObjectId, uid: std::sync::Arc<str>, object: &Fields, reader: &mut Reader) -> (Policy, bool) {
+pub fn read(identity: Identity, object: &Fields, reader: &mut Reader) -> (Policy, bool) {
     let none = Map::new();
     let root = Path::Root;
     let at = root.key("spec");
@@ -46,8 +49,12 @@ pub fn read(id: ObjectId, uid: std::sync::Arc<str>, object: &Fields, reader: &mu
     let types = policy_types(&at, spec, misplaced, reader);
     let certain = selector.is_ok() && types.is_ok();
     if !certain {
-        // What is wrong in rules has its own consequence, and comes later.
-        for problem in &mut reader.problems {
+        // What is wrong in rules has its own consequence, and comes later; so does what is wrong in metadata.
+        for problem in reader
+            .problems
+            .iter_mut()
+            .filter(|problem| !problem.field.starts_with("metadata"))
+        {
             problem
                 .remedy
                 .push_str("; until then the policy stays as it was, or denies all that it may isolate");
@@ -71,17 +78,19 @@ pub fn read(id: ObjectId, uid: std::sync::Arc<str>, object: &Fields, reader: &mu
     let pod_selector = selector.unwrap_or_else(|Bad| Selector::everything());
     (
         Policy {
-            id,
-            uid,
+            id: identity.id,
+            uid: identity.uid,
             pod_selector,
             ingress,
             egress,
+            enforcement: identity.enforcement,
         },
         certain,
     )
 }
 
-/// A policy that isolates every pod of its namespace and allows nothing: what an unreadable one comes to.
+/// A policy that isolates every pod of its namespace and allows nothing: what an unreadable one comes to. It may have said that
+/// it enforces where its namespace audits.
 pub fn deny_all(id: ObjectId, uid: std::sync::Arc<str>) -> Policy {
     Policy {
         id,
@@ -89,6 +98,7 @@ pub fn deny_all(id: ObjectId, uid: std::sync::Arc<str>) -> Policy {
         pod_selector: Selector::everything(),
         ingress: Some(Vec::new()),
         egress: Some(Vec::new()),
+        enforcement: Some(Enforcement::Enforce),
     }
 }
 

@@ -22,6 +22,8 @@ pub const OVERFLOW: &str = "_overflow";
 pub enum Outcome {
     Allowed,
     Dropped,
+    /// Passed, only because the policies that would drop it are in audit.
+    Audited,
 }
 
 impl Outcome {
@@ -29,6 +31,7 @@ impl Outcome {
         match self {
             Self::Allowed => "allowed",
             Self::Dropped => "dropped",
+            Self::Audited => "audit",
         }
     }
 }

@@ -10,8 +10,8 @@ use super::report;
 use super::slices::{Head, Item, pack};
 use crate::api::{Entry, PodEndpoint, Port, SelfService};
 use crate::model::{
-    Cidr, ContainerPort, Direction, EndpointSlice, Labels, Peer, Pod, Policy, PortMatch, Problem, Protocol,
-    Rule, Service, ServicePort, Snapshot,
+    Cidr, ContainerPort, Direction, EndpointSlice, Enforcement, Namespace, Peer, Pod, Policy, PortMatch,
+    Problem, Protocol, Rule, Service, ServicePort, Snapshot,
 };
 
 /// What all policies come to, in slices of at most [`super::SLICE_ENTRIES`] entries. A snapshot holds at
@@ -28,10 +28,8 @@ pub fn resolve_sliced(snapshot: &Snapshot, slice_entries: usize) -> Resolution {
     let mut endpoints = BTreeMap::new();
     for policy in &snapshot.policies {
         let items = cluster.items(policy, &mut problems);
-        endpoints.insert(
-            policy.uid.clone(),
-            pack(&Head::new(policy), slice_entries.max(1), items),
-        );
+        let head = Head::new(policy, cluster.enforcement(policy));
+        endpoints.insert(policy.uid.clone(), pack(&head, slice_entries.max(1), items));
     }
     Resolution {
         endpoints,
@@ -40,7 +38,7 @@ pub fn resolve_sliced(snapshot: &Snapshot, slice_entries: usize) -> Resolution {
 }
 
 struct Cluster<'a> {
-    namespaces: BTreeMap<&'a str, &'a Labels>,
+    namespaces: BTreeMap<&'a str, &'a Namespace>,
     /// Those that policies can select and peers can match.
     pods: Vec<&'a Pod>,
     owners: BTreeMap<IpAddr, &'a Pod>,
@@ -61,9 +59,7 @@ impl<'a> Cluster<'a> {
             }
         }
         Self {
-            namespaces: (snapshot.namespaces.iter())
-                .map(|n| (&*n.name, &*n.labels))
-                .collect(),
+            namespaces: (snapshot.namespaces.iter()).map(|n| (&*n.name, n)).collect(),
             pods,
             owners,
             services: &snapshot.services,
@@ -92,6 +88,12 @@ impl<'a> Cluster<'a> {
         pod.addresses.iter().filter(own).copied().collect()
     }
 
+    /// The policy's own word, or else its namespace's.
+    fn enforcement(&self, policy: &Policy) -> Enforcement {
+        let of_namespace = || self.namespaces.get(&*policy.id.namespace).map(|n| n.enforcement);
+        policy.enforcement.or_else(of_namespace).unwrap_or_default()
+    }
+
     fn selects(&self, policy: &Policy, pod: &Pod) -> bool {
         pod.id.namespace == policy.id.namespace && policy.pod_selector.matches(&pod.labels)
     }
@@ -102,7 +104,9 @@ impl<'a> Cluster<'a> {
         };
         let namespace = match namespaces {
             None => pod.id.namespace == policy.id.namespace,
-            Some(selector) => (self.namespaces.get(&*pod.id.namespace)).is_some_and(|l| selector.matches(l)),
+            Some(selector) => {
+                (self.namespaces.get(&*pod.id.namespace)).is_some_and(|n| selector.matches(&n.labels))
+            }
         };
         namespace && pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))
     }

@@ -16,9 +16,9 @@ use super::inventory::Inventory;
 use super::policy::PolicyState;
 use super::rules::{Prepared, Share};
 use super::services::{FrontEnd, Services};
-use super::slices::{Item, SliceSet};
+use super::slices::{Head, Item, SliceSet};
 use crate::api::PolicyEndpoint;
-use crate::model::{Change, Direction, ObjectId, Pod, Policy, Problem, Protocol};
+use crate::model::{Change, Direction, Enforcement, Namespace, ObjectId, Pod, Policy, Problem, Protocol};
 
 /// All objects, and what their policies come to. Of two objects of one kind and name, the later one counts.
 pub struct Index {
@@ -27,6 +27,8 @@ pub struct Index {
     services: Services,
     policies: Slab<PolicyState>,
     policy_keys: HashMap<ObjectId, PolicyKey>,
+    /// Of namespaces whose policies are in audit.
+    audited: BTreeSet<Arc<str>>,
     by_uid: BTreeMap<Arc<str>, PolicyKey>,
     /// Policies that let out to blocks, or anywhere, by a port name.
     by_name: HashMap<(Protocol, Arc<str>), BTreeSet<PolicyKey>>,
@@ -61,6 +63,7 @@ impl Index {
             services: Services::default(),
             policies: Slab::new(),
             policy_keys: HashMap::new(),
+            audited: BTreeSet::new(),
             by_uid: BTreeMap::new(),
             by_name: HashMap::new(),
             by_block: BTreeSet::new(),
@@ -71,8 +74,20 @@ impl Index {
     /// among them. Policies last is the fastest order for a first load.
     pub fn apply(&mut self, change: Change) -> BTreeSet<Arc<str>> {
         match change {
-            Change::Namespace(namespace) => self.put_namespace(&namespace.name, Some(namespace.labels)),
-            Change::NamespaceGone(name) => self.put_namespace(&name, None),
+            Change::Namespace(Namespace {
+                name,
+                labels,
+                enforcement,
+            }) => {
+                let mut touched = self.put_enforcement(&name, enforcement);
+                touched.append(&mut self.put_namespace(&name, Some(labels)));
+                touched
+            }
+            Change::NamespaceGone(name) => {
+                let mut touched = self.put_enforcement(&name, Enforcement::Enforce);
+                touched.append(&mut self.put_namespace(&name, None));
+                touched
+            }
             Change::Pod(pod) => self.put_pod(pod),
             Change::PodGone { id, uid } => self.remove_pod(&id, &uid),
             Change::Policy(policy) => self.put_policy(policy),
@@ -118,7 +133,8 @@ impl Index {
         let key = *self.by_uid.get(uid)?;
         if self.policies[key].built.is_none() {
             let state = &self.policies[key];
-            let built = state.build(&self.inventory, &self.services, self.slice_entries);
+            let head = Head::new(&state.policy, self.enforcement(&state.policy));
+            let built = state.build(head, &self.inventory, &self.services, self.slice_entries);
             self.policies[key].built = Some(built);
         }
         let built = self.policies[key].built.as_ref()?;
@@ -184,6 +200,34 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// Of the policy, or else of its namespace.
+    fn enforcement(&self, policy: &Policy) -> Enforcement {
+        policy.enforcement.unwrap_or({
+            if self.audited.contains(&policy.id.namespace) {
+                Enforcement::Audit
+            } else {
+                Enforcement::Enforce
+            }
+        })
+    }
+
+    fn put_enforcement(&mut self, name: &Arc<str>, enforcement: Enforcement) -> BTreeSet<Arc<str>> {
+        let changed = match enforcement {
+            Enforcement::Audit => self.audited.insert(name.clone()),
+            Enforcement::Enforce => self.audited.remove(name),
+        };
+        let mut touched = BTreeSet::new();
+        if changed {
+            for (_, state) in &mut self.policies {
+                if state.policy.enforcement.is_none() && state.policy.id.namespace == *name {
+                    state.built = None;
+                    touched.insert(state.policy.uid.clone());
+                }
+            }
+        }
+        touched
     }
 
     fn put_namespace(

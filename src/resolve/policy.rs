@@ -46,7 +46,13 @@ impl PolicyState {
     }
 
     /// From the current state of everything else.
-    pub fn build(&self, inventory: &Inventory, services: &Services, slice_entries: usize) -> Built {
+    pub fn build(
+        &self,
+        head: Head,
+        inventory: &Inventory,
+        services: &Services,
+        slice_entries: usize,
+    ) -> Built {
         let none: Arc<[Cidr]> = Arc::default();
         let mut items = Vec::new();
         for pod in inventory.members(self.subject) {
@@ -92,7 +98,7 @@ impl PolicyState {
             }
         }
         Built {
-            slices: SliceSet::build(Head::new(&self.policy), slice_entries, items),
+            slices: SliceSet::build(head, slice_entries, items),
             ports,
             blocks,
             shares,

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 
 use super::content_hash::ContentHash;
 use crate::api::{Entry, PodEndpoint, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, SelfService, Slice};
-use crate::model::{Cidr, Direction, Operator, Policy, Selector};
+use crate::model::{Cidr, Direction, Enforcement, Operator, Policy, Selector};
 
 /// Slices beyond this depth are not split, so that `count` fits its field. Only equal hashes could get there.
 const MAX_BITS: u32 = 31;
@@ -41,7 +41,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub fn new(policy: &Policy) -> Self {
+    pub fn new(policy: &Policy, enforcement: Enforcement) -> Self {
         let isolation = Direction::ALL.into_iter().filter(|d| policy.rules(*d).is_some());
         Self {
             name_stem: name_stem(&policy.id.name, &policy.uid),
@@ -64,6 +64,7 @@ impl Head {
                 },
                 pod_selector: Some(label_selector(&policy.pod_selector)),
                 pod_isolation: isolation.collect(),
+                enforcement,
                 ..PolicyEndpointSpec::default()
             },
         }

@@ -86,6 +86,11 @@ fn diff_prints_what_is_lost_and_gained() {
 }
 
 #[test]
+fn what_policies_in_audit_would_deny_is_told_apart_from_what_is_denied() {
+    transcript("audit.transcript");
+}
+
+#[test]
 fn wrong_usage_says_what_is_wrong_and_exits_2() {
     transcript("usage.transcript");
 }

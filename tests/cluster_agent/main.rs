@@ -16,6 +16,7 @@ mod probes;
 mod server;
 mod site;
 
+mod asked;
 mod faults;
 mod latency;
 mod led;

@@ -46,6 +46,41 @@ fn endpoints_of_another_controller_are_enforced_and_followed() {
 }
 
 #[test]
+fn an_endpoint_in_audit_denies_nothing_until_it_is_enforced() {
+    require_server!();
+    let mut site = Site::new();
+    let [web, api, other] = site.pods(["web", "api", "other"]);
+    let _services = echo_services(&[&api.namespace], &[8080]);
+    let with = |enforcement: &str| {
+        let mut object = endpoint("api-1", "api", from(&web, 8080));
+        object["spec"]["enforcement"] = enforcement.into();
+        object
+    };
+    site.server.put(with("Audit"));
+    site.start(&["vethweb", "vethapi", "vethother"]);
+    let seen = |by_other| {
+        table(&[
+            (&web.namespace, &api, PORT, Reached),
+            (&other.namespace, &api, PORT, by_other),
+        ]);
+    };
+    let audited = |site: &Site| {
+        let labels = ["policy=\"api\"", "verdict=\"audit\""];
+        site.metric("palisade_traffic_packets_total", &labels)
+    };
+    seen(Reached);
+    assert!(audited(&site) >= 2.0);
+    site.put(with("Enforce"));
+    seen(Dropped);
+    site.put(with("Audit"));
+    seen(Reached);
+    site.put(with("audit"));
+    seen(Dropped);
+    site.instance()
+        .wait_for(0, &["problem: ", "shop/api-1: spec.enforcement = \"audit\""]);
+}
+
+#[test]
 fn only_namespaces_with_pods_here_are_watched_and_a_new_one_is_before_its_pod_is_attached() {
     require_server!();
     let mut site = Site::new();

@@ -144,6 +144,7 @@ impl Site {
             .arg(&self.pins)
             .args([format!("--cni-conf-dir={cni}"), format!("--cni-bin-dir={cni}")])
             .arg(format!("--socket={}", self.socket().display()))
+            .arg(format!("--api-socket={}", self.api_socket().display()))
             .output()
             .expect("palisade uninstall")
     }
@@ -200,6 +201,7 @@ impl Site {
             .filter(|argument| !argument.starts_with("--cni="));
         let mut command = self.host.namespace.command(BINARY);
         let command = command.args(["uninstall", "--pin-path"]).arg(&self.pins);
+        command.arg("--api-socket").arg(self.api_socket());
         command.args(paths).output().expect("the binary")
     }
 

@@ -43,7 +43,7 @@ impl Probe {
     }
 
     /// A pod that is not known is denied.
-    fn allowed(&self, image: &Image) -> bool {
+    fn verdict(&self, image: &Image) -> Verdict {
         eval(
             image,
             &self.pod,
@@ -52,19 +52,33 @@ impl Probe {
             self.protocol,
             self.port,
         )
-        .is_some_and(|d| d.allowed)
+        .map_or(Verdict::Denied, |decision| {
+            match (decision.allowed, decision.audited) {
+                (false, _) => Verdict::Denied,
+                (true, true) => Verdict::Audited,
+                (true, false) => Verdict::Allowed,
+            }
+        })
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Denied,
+    Audited,
+    Allowed,
+}
+
 /// Writes what leads from `old` to `new`, one by one: no probe ever meets a third verdict, no flow outlives its
-/// permission, and the end is `new`.
+/// permission or is counted as what it is not, and the end is `new`.
 pub fn check_change(old: &Image, new: &Image, probes: &[Probe]) -> Result<(), TestCaseError> {
     let ops = diff(old, new);
     prop_assert_eq!(ops.is_empty(), old == new);
-    let before: Vec<bool> = probes.iter().map(|p| p.allowed(old)).collect();
-    let after: Vec<bool> = probes.iter().map(|p| p.allowed(new)).collect();
-    // Whether the kernel may know a flow that it once allowed.
-    let mut flows = before.clone();
+    let before: Vec<Verdict> = probes.iter().map(|p| p.verdict(old)).collect();
+    let after: Vec<Verdict> = probes.iter().map(|p| p.verdict(new)).collect();
+    // As what the kernel may know a flow that it once let through.
+    let known = |verdict: Verdict| Vec::from_iter((verdict != Verdict::Denied).then_some(verdict));
+    let mut flows: Vec<Vec<Verdict>> = before.iter().copied().map(known).collect();
     let mut state = old.clone();
     for (step, op) in ops.iter().enumerate() {
         state.apply(op);
@@ -74,19 +88,23 @@ pub fn check_change(old: &Image, new: &Image, probes: &[Probe]) -> Result<(), Te
             _ => false,
         };
         for (index, probe) in probes.iter().enumerate() {
-            let now = probe.allowed(&state);
+            let now = probe.verdict(&state);
             prop_assert!(
                 now == before[index] || now == after[index],
-                "{probe:?} is {now} after {op:?}, step {step} of {ops:#?}"
+                "{probe:?} is {now:?} after {op:?}, step {step} of {ops:#?}"
             );
-            flows[index] = now || flows[index] && !judged_anew(probe);
+            if judged_anew(probe) {
+                flows[index].clear();
+            }
+            flows[index].extend(known(now));
         }
     }
     prop_assert!(&state == new, "{ops:#?} lead to {state:#?} instead of {new:#?}");
     for (index, probe) in probes.iter().enumerate() {
         prop_assert!(
-            !flows[index] || after[index],
-            "{probe:?} was cut, but its flow lives on: {ops:#?}"
+            flows[index].iter().all(|known| *known == after[index]),
+            "{probe:?} is {:?}, but its flow lives on: {ops:#?}",
+            after[index]
         );
     }
     Ok(())

@@ -14,6 +14,9 @@ fn peer() -> IpAddr {
     PEER.parse().unwrap()
 }
 
+/// With a rule set: in audit.
+const AUDITED: u32 = 1 << 31;
+
 /// Pods as (UID, ingress rule set), rows as (rule set, class, TCP port that it allows).
 fn image(
     pods: &[(&str, u32)],
@@ -23,14 +26,16 @@ fn image(
 ) -> Image {
     let mut image = Image::default();
     for &(uid, psid) in pods {
-        let direction = |psid| PodDirection {
-            psid: Psid(psid),
+        let direction = |psid: u32| PodDirection {
+            psid: Psid(psid & !AUDITED),
             denied_by: None,
+            audited_by: (psid & AUDITED > 0).then_some(RuleKey(2)),
         };
         let pod = PodImage {
             id: ObjectId::new("shop", uid),
             addresses: Vec::new(),
             source_prefixes: Vec::new(),
+            log_allowed: false,
             ingress: direction(psid),
             egress: direction(0),
         };
@@ -246,4 +251,49 @@ fn a_pod_that_comes_starts_with_all_in_place_and_one_that_goes_is_first() {
         .position(|op| matches!(op, Op::SetAddress(..)))
         .unwrap();
     assert!(moves < comes && sets(&ops) == 1);
+}
+
+#[test]
+fn to_leave_audit_and_to_enter_it_is_one_flip() {
+    let with = |psid| {
+        image(
+            &[("a", psid), ("b", 21)],
+            &[(20, 5, 80), (21, 5, 81)],
+            &[(PEER, 5)],
+            &[],
+        )
+    };
+    let (audited, enforced) = (with(20 | AUDITED), with(20));
+    for (old, new) in [(&audited, &enforced), (&enforced, &audited)] {
+        assert_eq!(
+            check(old, new),
+            [Op::SetPod("a".into(), new.pods["a"].clone())],
+            "rules and addresses stay"
+        );
+    }
+}
+
+#[test]
+fn a_pod_that_leaves_audit_while_a_peer_changes_class_meets_no_third_verdict() {
+    let pods = |psid| [("a", psid), ("b", 20 | AUDITED), ("c", 20)];
+    let old = image(&pods(20 | AUDITED), &[(20, 5, 80)], &[(PEER, 5)], &[]);
+    let new = image(&pods(20), &[(20, 6, 81)], &[(PEER, 6)], &[]);
+    check(&old, &new);
+    check(&new, &old);
+}
+
+#[test]
+fn what_is_counted_otherwise_in_audit_is_judged_anew() {
+    let few = image(&[("a", 20 | AUDITED)], &[(20, 5, 80)], &[("10.7.0.1", 5)], &[]);
+    let more = image(
+        &[("a", 20 | AUDITED)],
+        &[(20, 5, 80)],
+        &[("10.7.0.1", 5), (PEER, 5)],
+        &[],
+    );
+    assert_eq!(
+        check(&few, &more),
+        [Op::SetAddress(peer(), Class(5)), Op::BumpEpoch]
+    );
+    assert_eq!(check(&more, &few), [Op::RemoveAddress(peer()), Op::BumpEpoch]);
 }

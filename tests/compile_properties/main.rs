@@ -68,8 +68,8 @@ fn check_image(world: &World) -> Result<(), TestCaseError> {
                     let decision = eval(&compiled.image, &pod.uid, direction, peer, protocol, port).unwrap();
                     let wanted = naive::allowed(&world.endpoints, pod, direction, peer, protocol, port);
                     prop_assert_eq!(
-                        decision.allowed,
-                        wanted,
+                        (decision.allowed, decision.allowed && !decision.audited),
+                        (wanted.0, wanted.0 && wanted.1),
                         "{} {} {} {}/{}",
                         pod.id,
                         direction,
@@ -79,8 +79,11 @@ fn check_image(world: &World) -> Result<(), TestCaseError> {
                     );
                     let info = decision.by.map(|key| &compiled.image.rules[&key]);
                     let sound = match info {
-                        None => decision.allowed,
-                        Some(RuleInfo::Rule(rule)) => decision.allowed && rule.direction == direction,
+                        None => decision.allowed && !decision.audited,
+                        Some(RuleInfo::Rule(rule)) => {
+                            decision.allowed && !decision.audited && rule.direction == direction
+                        }
+                        Some(RuleInfo::Audit { direction: d, .. }) => decision.audited && *d == direction,
                         Some(RuleInfo::Isolation { direction: d, .. }) => {
                             !decision.allowed && *d == direction
                         }

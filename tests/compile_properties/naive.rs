@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use palisade::api::{Entry, PolicyEndpoint, Port};
 use palisade::compile::Endpoints;
-use palisade::model::{Direction, Pod};
+use palisade::model::{Direction, Enforcement, Pod};
 
 enum Selected {
     Yes,
@@ -69,7 +69,29 @@ fn entry_allows(entry: &Entry, pod: &Pod, peer: IpAddr, protocol: u8, port: u16)
         && (entry.ports.is_empty() || entry.ports.iter().any(|p| port_matches(p, pod, protocol, port)))
 }
 
+/// Whether it passes by what is enforced, and whether it would if all were.
 pub fn allowed(
+    endpoints: &Endpoints,
+    pod: &Pod,
+    direction: Direction,
+    peer: IpAddr,
+    protocol: u8,
+    port: u16,
+) -> (bool, bool) {
+    // A policy with one object that enforces is enforced.
+    let enforced: Endpoints = (endpoints.iter())
+        .filter(|(_, objects)| {
+            objects
+                .iter()
+                .any(|object| object.spec.enforcement == Enforcement::Enforce)
+        })
+        .map(|(uid, objects)| (uid.clone(), objects.clone()))
+        .collect();
+    let by = |endpoints| allowed_by(endpoints, pod, direction, peer, protocol, port);
+    (by(&enforced), by(endpoints))
+}
+
+fn allowed_by(
     endpoints: &Endpoints,
     pod: &Pod,
     direction: Direction,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use palisade::api::{Entry, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, Port, SelfService};
 use palisade::compile::Endpoints;
-use palisade::model::{Cidr, ContainerPort, Direction, ObjectId, Pod, Protocol};
+use palisade::model::{Cidr, ContainerPort, Direction, Enforcement, ObjectId, Pod, Protocol};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -139,6 +139,7 @@ fn pods() -> impl Strategy<Value = Vec<Pod>> {
                 finished: false,
                 created: None,
                 source_prefixes: Vec::new(),
+                log_allowed: false,
             })
         };
         pods.into_iter().enumerate().filter_map(pod).collect()
@@ -222,6 +223,10 @@ fn self_service() -> impl Strategy<Value = SelfService> {
     })
 }
 
+fn enforcement() -> impl Strategy<Value = Enforcement> {
+    select(vec![Enforcement::Enforce, Enforcement::Audit])
+}
+
 fn object() -> impl Strategy<Value = PolicyEndpointSpec> {
     let isolation = select(vec![
         vec![],
@@ -235,11 +240,13 @@ fn object() -> impl Strategy<Value = PolicyEndpointSpec> {
         vec(entry(), 0..5),
         vec(entry(), 0..4),
         vec(self_service(), 0..2),
+        enforcement(),
     )
         .prop_map(
-            |(pod_selector, pod_isolation, ingress, egress, self_services)| PolicyEndpointSpec {
+            |(pod_selector, pod_isolation, ingress, egress, self_services, enforcement)| PolicyEndpointSpec {
                 pod_selector,
                 pod_isolation,
+                enforcement,
                 ingress,
                 egress,
                 self_services,
@@ -255,6 +262,7 @@ fn policy() -> impl Strategy<Value = Vec<PolicyEndpointSpec>> {
             for index in 1..objects.len() {
                 objects[index].pod_selector = objects[0].pod_selector.clone();
                 objects[index].pod_isolation = objects[0].pod_isolation.clone();
+                objects[index].enforcement = objects[0].enforcement;
             }
         }
         objects
@@ -307,6 +315,17 @@ pub fn change() -> impl Strategy<Value = (World, World)> {
                         *mine = Arc::new(edited);
                     }
                 }
+                2 => {
+                    // Taken into audit, or out of it.
+                    for mine in new.endpoints.get_mut(uid).into_iter().flatten() {
+                        let mut edited = PolicyEndpoint::clone(mine);
+                        edited.spec.enforcement = match mine.spec.enforcement {
+                            Enforcement::Enforce => Enforcement::Audit,
+                            Enforcement::Audit => Enforcement::Enforce,
+                        };
+                        *mine = Arc::new(edited);
+                    }
+                }
                 _ => {}
             }
         }
@@ -317,11 +336,11 @@ pub fn change() -> impl Strategy<Value = (World, World)> {
     })
 }
 
-/// Whom it selects; per rule the peers (block, exceptions) and ports; whether it is there.
+/// Whom it selects; per rule the peers (block, exceptions) and ports; what it is, if it is there.
 type Sketch = (
     Option<&'static str>,
     Vec<(Vec<(Cidr, Vec<Cidr>)>, Vec<Port>)>,
-    bool,
+    Option<Enforcement>,
 );
 
 /// Few rules on nested blocks for two kinds of pods, so that what changes at once also meets: blocks in blocks, pods
@@ -354,7 +373,7 @@ pub fn dense_change() -> impl Strategy<Value = (World, World)> {
     };
     let policy = move || {
         let selector = select(vec![None, Some("x"), Some("y")]);
-        (selector, vec(rule(), 0..3), any::<bool>())
+        (selector, vec(rule(), 0..3), prop::option::of(enforcement()))
     };
     let node = move || (vec(policy(), 1..4), vec(select(vec!["x", "y"]), 2..4));
     let build = |(policies, pods): (Vec<Sketch>, Vec<&str>)| World {
@@ -382,12 +401,13 @@ pub fn dense_change() -> impl Strategy<Value = (World, World)> {
                         match_expressions: None,
                     }),
                     pod_isolation: vec![Direction::Ingress],
+                    enforcement: there.unwrap_or_default(),
                     ingress: entries.collect(),
                     ..PolicyEndpointSpec::default()
                 };
                 let mut object = PolicyEndpoint::new(&format!("policy-{index}"), spec);
                 object.metadata.namespace = Some("a".to_string());
-                there.then(|| (format!("policy-uid-{index}").into(), vec![Arc::new(object)]))
+                there.map(|_| (format!("policy-uid-{index}").into(), vec![Arc::new(object)]))
             })
             .collect(),
         pods: pods
@@ -405,6 +425,7 @@ pub fn dense_change() -> impl Strategy<Value = (World, World)> {
                 finished: false,
                 created: None,
                 source_prefixes: Vec::new(),
+                log_allowed: false,
             })
             .collect(),
     };

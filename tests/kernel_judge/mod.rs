@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use palisade::bpf::{ApplyError, Frame, Judgement, Kernel};
-use palisade::compile::{Image, Psid, diff};
+use palisade::compile::{Image, Psid, RuleKey, diff};
 use palisade::model::Direction;
 
 use crate::frame::{self, Extension, Packet};
 use crate::kernel_support::{Namespace, Pins, ip, veth};
-use crate::oracle::{Judge, Question, Rng};
+use crate::oracle::{Judge, Question, Rng, Verdict};
 
 /// Interfaces that pods take turns on: more than one cluster has pods, so that no two live pods share one.
 const INTERFACES: usize = 20;
@@ -38,6 +38,8 @@ pub struct Flow {
 pub struct KernelJudge {
     kernel: Kernel,
     pins: Pins,
+    counters: MapHandle,
+    rule_index: MapHandle,
     _namespace: Namespace,
     interfaces: Vec<u32>,
     owners: BTreeMap<Arc<str>, u32>,
@@ -63,8 +65,15 @@ impl KernelJudge {
         config.sizes.flows6 = 1 << 15;
         config.sizes.fragments = 1 << 12;
         config.events_per_second = 0;
+        let kernel = Kernel::open(&config).expect("the programs load");
+        let map = |name: &str| {
+            let path = pins.path(&format!("maps/{name}"));
+            MapHandle::from_pinned_path(path).expect("a map of this name")
+        };
         Self {
-            kernel: Kernel::open(&config).expect("the programs load"),
+            kernel,
+            counters: map("counters"),
+            rule_index: map("rule_index"),
             pins,
             _namespace: namespace,
             interfaces,
@@ -155,12 +164,55 @@ impl KernelJudge {
         key.extend(local_port.to_be_bytes());
         key.extend(remote_port.to_be_bytes());
         key.extend([flow.question.protocol, 0, 0, 0]);
-        let map = MapHandle::from_pinned_path(self.pins.0.join("v1/maps").join(name)).expect("conntrack");
-        (map, key)
+        (self.map(name), key)
     }
 
-    /// Whether the connection's first packet passes, or one of a later moment from the one who opened it or the other.
-    pub fn passes(&mut self, flow: &Flow, moment: Moment) -> bool {
+    fn map(&self, name: &str) -> MapHandle {
+        let path = self.pins.path(&format!("maps/{name}"));
+        MapHandle::from_pinned_path(path).expect("a map of this name")
+    }
+
+    /// Packets that the counters of one audit have taken.
+    fn audited(&self, by: Option<RuleKey>) -> u64 {
+        let Some(RuleKey(key)) = by else { return 0 };
+        let index = self.rule_index.lookup(&key.to_ne_bytes(), MapFlags::ANY);
+        let index = index
+            .expect("readable")
+            .expect("the counters of an audit in force");
+        let counts = self.counters.lookup_percpu(&index, MapFlags::ANY);
+        let counts = counts.expect("readable").expect("a counter of this index");
+        let packets = |count: &Vec<u8>| u64::from_ne_bytes(count[..8].try_into().expect("8 bytes"));
+        counts.iter().map(packets).sum()
+    }
+
+    /// What becomes of the connection's first packet, or of one of a later moment from the one who opened it or the other. What
+    /// is audited is known by who counts it: the policies in audit of the direction in which the connection was opened.
+    pub fn verdict_of(&mut self, flow: &Flow, moment: Moment) -> Verdict {
+        let own = |direction| {
+            self.kernel
+                .image()
+                .pods
+                .get(&flow.question.pod_uid)?
+                .direction(direction)
+                .audited_by
+        };
+        let audits = Direction::ALL.map(own);
+        let before = audits.map(|by| self.audited(by));
+        let passes = self.passes(flow, moment);
+        let rose: Vec<Direction> = Direction::ALL
+            .into_iter()
+            .filter(|d| self.audited(audits[*d as usize]) > before[*d as usize])
+            .collect();
+        match (passes, &rose[..]) {
+            // The end of a denied datagram is judged alone, and may pass in its own direction.
+            (false, _) => Verdict::Denied,
+            (true, []) => Verdict::Allowed,
+            (true, [direction]) if *direction == flow.question.direction => Verdict::Audited,
+            (passes, rose) => panic!("{moment:?} of {flow:?}: passes {passes}, audited in {rose:?}"),
+        }
+    }
+
+    fn passes(&mut self, flow: &Flow, moment: Moment) -> bool {
         if moment == Moment::First {
             self.forget(flow);
         }
@@ -175,7 +227,10 @@ impl KernelJudge {
         let frames = dress(&mut self.rng, packet, self.datagrams);
         let image = self.kernel.image();
         let pod = image.pods.get(&flow.question.pod_uid);
-        let open = pod.is_some_and(|pod| pod.direction(direction).psid == Psid::OPEN);
+        let open = pod.is_some_and(|pod| {
+            let own = pod.direction(direction);
+            own.psid == Psid::OPEN || own.audited_by.is_some()
+        });
         let ifindex = self.owners[&flow.question.pod_uid];
         // What a pod sends to itself comes back on the link that it left by.
         let itself = flow.local == flow.question.peer;
@@ -257,7 +312,7 @@ impl Judge for KernelJudge {
         peer: IpAddr,
         protocol: u8,
         port: u16,
-    ) -> Option<bool> {
+    ) -> Option<Verdict> {
         let question = Question {
             pod_uid: pod_uid.into(),
             direction,
@@ -266,7 +321,7 @@ impl Judge for KernelJudge {
             port,
         };
         let flow = self.open(&question)?;
-        Some(self.passes(&flow, Moment::First))
+        Some(self.verdict_of(&flow, Moment::First))
     }
 }
 

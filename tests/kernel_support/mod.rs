@@ -40,6 +40,13 @@ impl Pins {
         Self(PathBuf::from("/sys/fs/bpf").join(unique("palisade-test")))
     }
 
+    /// Where this build pins a map or a program, as in `maps/ip4`.
+    pub fn path(&self, of: &str) -> PathBuf {
+        self.0
+            .join(format!("v{}", Config::default().abi_version))
+            .join(of)
+    }
+
     /// Small maps.
     pub fn config(&self) -> Config {
         Config {

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::netns::Answer::{Dropped, Reached};
 use crate::netns::{Layout, Namespace, Pod};
-use crate::objects::{app, policy};
-use crate::probes::{How, echo_services, table};
+use crate::objects::{app, pod_with, policy};
+use crate::probes::{How, Stream, echo_services, table};
 use crate::require_root;
 use crate::site::{KINDS, Site};
 
@@ -257,4 +257,61 @@ fn the_flow_log_has_each_record_once_in_order_over_its_rotations_and_stays_when_
     assert!(old(1).exists(), "it was rotated");
     written.retain(|flow| flow["protocol"] == "UDP" && flow["pod"] == "shop/api");
     assert_eq!(written, held);
+}
+
+#[test]
+fn what_a_pod_is_allowed_is_shown_where_its_annotation_asks_for_it_and_a_change_of_that_cuts_nothing() {
+    require_root!();
+    for kind in KINDS {
+        let mut site = Site::new(Layout::Routed, kind);
+        let [web, api] = shop(&site);
+        let _services = echo_services(&[&api.namespace], &[8080]);
+        let annotated = |answer: &str| {
+            let annotation = format!("annotations: {{palisade.dev/log-allowed: \"{answer}\"}}");
+            pod_with(
+                "shop/api",
+                "app: api",
+                api.addresses,
+                &annotation,
+                "phase: Running",
+            )
+        };
+        site.start(&["vethweb", "vethapi"]);
+        let to = SocketAddr::new(api.addresses.list()[0], 8080);
+        let mut before = Stream::open(&web.namespace, to);
+        let flips = site.put("pod-api.yaml", &annotated("true"));
+        assert!(flips.contains("flips=0"), "flows are not judged anew: {flips}");
+        before.ask(Reached);
+        let mut asked = Stream::open(&web.namespace, to);
+        asked.ask(Reached);
+        let shown = |site: &Site| -> Vec<Value> {
+            records(&site.ask(&["flows", "--verdict", "allowed", "--port", "8080", "-o", "json"]))
+        };
+        let mut allowed = shown(&site);
+        while allowed.is_empty() {
+            allowed = shown(&site);
+        }
+        assert_eq!(allowed.len(), 1, "{allowed:?}");
+        assert_eq!(
+            (&allowed[0]["pod"], &allowed[0]["rule"]),
+            (&"shop/api".into(), &"spec.ingress[0]".into())
+        );
+        assert_eq!(
+            records(&site.ask(&["pods", "api", "-o", "json"]).replace('\n', ""))[0][0]["logAllowed"],
+            true
+        );
+        // It is there after a restart as before, and gone when it is taken back.
+        site.stop();
+        site.start(&["vethweb", "vethapi"]);
+        let _third = Stream::open(&web.namespace, to);
+        while shown(&site).is_empty() {}
+        site.put("pod-api.yaml", &annotated("false"));
+        asked.ask(Reached);
+        let mut follower = Follower::start(&site, &["--port", "9"]);
+        let _fourth = Stream::open(&web.namespace, to);
+        // What is denied after it is seen after it.
+        datagrams(&web.namespace, to.ip(), 9, 1);
+        follower.next();
+        assert_eq!(shown(&site).len(), 1, "only the third");
+    }
 }

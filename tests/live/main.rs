@@ -10,6 +10,7 @@ mod objects;
 mod probes;
 mod site;
 
+mod audit;
 mod capacity;
 mod edits;
 mod flows;

@@ -221,7 +221,7 @@ fn each_command_has_a_form_for_people_one_for_yaml_and_an_error_that_says_what_t
             "status",
             [
                 "ready:       yes",
-                "3 pods on 3 interfaces; 1 of 2 policies isolate pods here",
+                "3 pods on 3 interfaces; 1 of 2 policies concern pods here",
                 "problems:    none",
             ],
         ),

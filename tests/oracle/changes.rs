@@ -1,6 +1,6 @@
 //! What a watch may bring, one object at a time, and what it makes of the cluster.
 
-use palisade::model::{Change, Snapshot};
+use palisade::model::{Change, Policy, Snapshot};
 
 use super::{Rng, clusters};
 
@@ -13,7 +13,12 @@ pub fn random_change(rng: &mut Rng, cluster: &Snapshot, number: usize) -> Change
             let mut names: Vec<String> = known.collect();
             names.extend(["a", "b", "a-b", "default"].map(String::from));
             let name = rng.pick(&names).clone();
-            if rng.one_in(3) {
+            if rng.one_in(3) && !cluster.namespaces.is_empty() {
+                // Nothing but whether its policies are enforced.
+                let mut namespace = rng.pick(&cluster.namespaces).clone();
+                namespace.enforcement = clusters::namespace(rng, "any").enforcement;
+                Change::Namespace(namespace)
+            } else if rng.one_in(3) {
                 Change::NamespaceGone(name.as_str().into())
             } else {
                 Change::Namespace(clusters::namespace(rng, &name))
@@ -99,7 +104,7 @@ fn policy_change(rng: &mut Rng, cluster: &Snapshot, number: usize) -> Change {
         return Change::Policy(policy);
     }
     let old = rng.pick(&cluster.policies).clone();
-    match rng.below(6) {
+    match rng.below(7) {
         0 => Change::PolicyGone {
             id: old.id,
             uid: old.uid,
@@ -108,10 +113,17 @@ fn policy_change(rng: &mut Rng, cluster: &Snapshot, number: usize) -> Change {
             id: old.id,
             uid: "uid-of-a-predecessor".into(),
         },
+        2 => {
+            let drawn = clusters::policy(rng, cluster, &old.id.name, &old.uid);
+            Change::Policy(Policy {
+                enforcement: drawn.enforcement,
+                ..old
+            })
+        }
         kind => {
             let mut new = clusters::policy(rng, cluster, &old.id.name, &old.uid);
             new.id = old.id;
-            if kind == 2 {
+            if kind == 3 {
                 new.uid = fresh.as_str().into();
             }
             Change::Policy(new)

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use palisade::model::{
-    Cidr, ContainerPort, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId, Operator, Peer, Pod,
-    Policy, PortMatch, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
+    Cidr, ContainerPort, EndpointPort, EndpointSlice, Enforcement, Labels, Namespace, ObjectId, Operator,
+    Peer, Pod, Policy, PortMatch, Protocol, Requirement, Rule, Selector, Service, ServicePort, Snapshot,
 };
 
 use super::Rng;
@@ -68,6 +68,11 @@ pub fn namespace(rng: &mut Rng, name: &str) -> Namespace {
     Namespace {
         name: name.into(),
         labels: Arc::new(labels),
+        enforcement: if rng.one_in(4) {
+            Enforcement::Audit
+        } else {
+            Enforcement::Enforce
+        },
     }
 }
 
@@ -132,6 +137,7 @@ pub fn pod(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Pod {
         finished: rng.one_in(12),
         created: (!rng.one_in(6)).then(|| rng.below(4) as i64),
         source_prefixes: Vec::new(),
+        log_allowed: false,
     }
 }
 
@@ -320,6 +326,11 @@ pub fn policy(rng: &mut Rng, cluster: &Snapshot, name: &str, uid: &str) -> Polic
         pod_selector,
         ingress,
         egress,
+        enforcement: match rng.below(8) {
+            0 | 1 => Some(Enforcement::Audit),
+            2 => Some(Enforcement::Enforce),
+            _ => None,
+        },
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use palisade::compile::{self, Image};
+use palisade::compile::{self, Decision, Image};
 use palisade::model::Direction;
+
+use super::Verdict;
 
 /// Judges first packets by an image: `eval` in Rust, or the kernel's programs with the image in their maps.
 pub trait Judge {
@@ -25,7 +27,7 @@ pub trait Judge {
         peer: IpAddr,
         protocol: u8,
         port: u16,
-    ) -> Option<bool>;
+    ) -> Option<Verdict>;
 }
 
 /// [`compile::eval`].
@@ -48,7 +50,18 @@ impl Judge for Eval {
         peer: IpAddr,
         protocol: u8,
         port: u16,
-    ) -> Option<bool> {
-        compile::eval(&self.0, pod_uid, direction, peer, protocol, port).map(|decision| decision.allowed)
+    ) -> Option<Verdict> {
+        compile::eval(&self.0, pod_uid, direction, peer, protocol, port).map(verdict_of)
+    }
+}
+
+/// # Panics
+/// On a decision that contradicts itself.
+pub fn verdict_of(decision: Decision) -> Verdict {
+    match (decision.allowed, decision.audited) {
+        (true, false) => Verdict::Allowed,
+        (true, true) => Verdict::Audited,
+        (false, false) => Verdict::Denied,
+        (false, true) => panic!("denied, and passed by an audit: {decision:?}"),
     }
 }

@@ -20,10 +20,10 @@ mod verdict;
 
 pub use changes::{apply, random_change};
 pub use clusters::random_cluster;
-pub use judge::{Eval, Judge};
+pub use judge::{Eval, Judge, verdict_of};
 pub use objects::objects;
 pub use probes::{Prober, Question};
 pub use rng::Rng;
 pub use show::show;
 pub use shrink::shrink;
-pub use verdict::{Oracle, Probe, Source, Verdicts};
+pub use verdict::{Oracle, Probe, Source, Verdict, Verdicts};

@@ -1,12 +1,14 @@
 //! A cluster written as Kubernetes objects, in one of the many ways in which it can be written.
 
 use palisade::model::{
-    EndpointSlice, Labels, Operator, Peer, Pod, Policy, PortMatch, Protocol, Rule, Selector, Service,
-    Snapshot,
+    EndpointSlice, Enforcement, Labels, Operator, Peer, Pod, Policy, PortMatch, Protocol, Rule, Selector,
+    Service, Snapshot,
 };
 use serde_json::{Map, Value, json};
 
 use super::Rng;
+
+const ENFORCEMENT: &str = "palisade.dev/enforcement";
 
 /// What reads back as the cluster, in any order. Defaults are sometimes spelled out, sometimes left out. Peers and ports
 /// that could not be read (a list that is there and empty) are written so that they cannot be.
@@ -20,7 +22,13 @@ pub fn objects(rng: &mut Rng, cluster: &Snapshot) -> Vec<Value> {
         }
         objects.push(json!({
             "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": &*namespace.name, "labels": label_map(&labels)},
+            "metadata": {
+                "name": &*namespace.name, "labels": label_map(&labels),
+                "annotations": annotations(rng, match namespace.enforcement {
+                    Enforcement::Enforce => None,
+                    audit => Some(audit),
+                }),
+            },
         }));
     }
     objects.extend(cluster.pods.iter().map(|p| pod(rng, p)));
@@ -31,6 +39,18 @@ pub fn objects(rng: &mut Rng, cluster: &Snapshot) -> Vec<Value> {
         objects.swap(i, rng.below(i + 1));
     }
     objects
+}
+
+/// What has none of them may have others.
+fn annotations(rng: &mut Rng, enforcement: Option<Enforcement>) -> Value {
+    let mut all = Map::new();
+    match enforcement {
+        Some(Enforcement::Audit) => drop(all.insert(ENFORCEMENT.into(), json!("audit"))),
+        Some(Enforcement::Enforce) => drop(all.insert(ENFORCEMENT.into(), json!("enforce"))),
+        None if rng.one_in(8) => drop(all.insert("example.com/enforcement".into(), json!("audit"))),
+        None => {}
+    }
+    Value::Object(all)
 }
 
 fn label_map(labels: &Labels) -> Value {
@@ -195,7 +215,10 @@ fn policy(rng: &mut Rng, policy: &Policy) -> Value {
     }
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": &*policy.id.name, "namespace": &*policy.id.namespace, "uid": &*policy.uid},
+        "metadata": {
+            "name": &*policy.id.name, "namespace": &*policy.id.namespace, "uid": &*policy.uid,
+            "annotations": annotations(rng, policy.enforcement),
+        },
         "spec": spec,
     })
 }

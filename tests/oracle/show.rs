@@ -15,9 +15,10 @@ fn write(out: &mut String, cluster: &Snapshot) -> std::fmt::Result {
     for namespace in &cluster.namespaces {
         writeln!(
             out,
-            "namespace {}: labels {}",
+            "namespace {}: labels {}, {:?}",
             namespace.name,
-            labels(&namespace.labels)
+            labels(&namespace.labels),
+            namespace.enforcement
         )?;
     }
     for pod in &cluster.pods {
@@ -58,9 +59,10 @@ fn write(out: &mut String, cluster: &Snapshot) -> std::fmt::Result {
     for policy in &cluster.policies {
         writeln!(
             out,
-            "policy {} ({}): selects {}",
+            "policy {} ({}, {:?}): selects {}",
             policy.id,
             policy.uid,
+            policy.enforcement,
             selector(&policy.pod_selector)
         )?;
         for direction in Direction::ALL {

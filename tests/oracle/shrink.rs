@@ -80,6 +80,12 @@ fn smaller(cluster: &Snapshot) -> impl Iterator<Item = Snapshot> + '_ {
 
 fn leaner_policies(policy: &Policy) -> Vec<Policy> {
     let mut leaner = Vec::new();
+    if policy.enforcement.is_some() {
+        leaner.push(Policy {
+            enforcement: None,
+            ..policy.clone()
+        });
+    }
     let lists: [RuleList; 2] = [|p| &mut p.ingress, |p| &mut p.egress];
     for list in lists {
         let mut copy = policy.clone();

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use palisade::model::{
-    Cidr, Direction, Labels, Namespace, Operator, Peer, Pod, Policy, PortMatch, Protocol, Rule, Selector,
-    Service, ServicePort, Snapshot,
+    Cidr, Direction, Enforcement, Labels, Namespace, Operator, Peer, Pod, Policy, PortMatch, Protocol, Rule,
+    Selector, Service, ServicePort, Snapshot,
 };
 
 /// Judges connections by reading the objects anew for each question.
@@ -32,11 +32,26 @@ pub struct Probe {
     pub port: u16,
 }
 
+/// What becomes of a connection at one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Denied,
+    /// It passes, though the policies in audit would deny it.
+    Audited,
+    Allowed,
+}
+
+impl Verdict {
+    pub fn passes(self) -> bool {
+        self != Self::Denied
+    }
+}
+
 /// `None`: no pod that policies select is at that end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdicts {
-    pub egress: Option<bool>,
-    pub ingress: Option<bool>,
+    pub egress: Option<Verdict>,
+    pub ingress: Option<Verdict>,
 }
 
 impl<'a> Oracle<'a> {
@@ -72,16 +87,28 @@ impl<'a> Oracle<'a> {
         peer: IpAddr,
         protocol: u8,
         port: u16,
-    ) -> Option<bool> {
+    ) -> Option<Verdict> {
         let pod = self.objects.pods.iter().find(|p| &*p.uid == uid && p.is_live())?;
-        Some(
-            !self.isolated(pod, direction)
+        let allowed_by = |counts: &dyn Fn(&Policy) -> bool| {
+            !self.isolating(pod, direction).any(counts)
                 || self.is_itself(pod, direction, peer, protocol, port)
                 || self
                     .allowing_rules(pod, direction, peer, protocol, port)
-                    .next()
-                    .is_some(),
-        )
+                    .any(|(policy, _)| counts(policy))
+        };
+        let enforced = allowed_by(&|policy| !self.in_audit(policy));
+        let if_all_were = allowed_by(&|_| true);
+        Some(match (enforced, if_all_were) {
+            (false, _) => Verdict::Denied,
+            (true, false) => Verdict::Audited,
+            (true, true) => Verdict::Allowed,
+        })
+    }
+
+    /// By the policy's own word, or else its namespace's.
+    pub fn in_audit(self, policy: &Policy) -> bool {
+        let of_namespace = || self.namespace(&policy.id.namespace).map(|n| n.enforcement);
+        policy.enforcement.or_else(of_namespace) == Some(Enforcement::Audit)
     }
 
     /// Whether a policy selects the pod and speaks of the direction (1, 2).

@@ -52,7 +52,7 @@ pub fn address(ipv6: bool, n: u8) -> IpAddr {
     }
 }
 
-fn rules() -> [(RuleKey, &'static str, RuleInfo); 4] {
+fn rules() -> [(RuleKey, &'static str, RuleInfo); 6] {
     let rule = |name: &str, direction| {
         RuleInfo::Rule(RuleId {
             policy: ObjectId::new("shop", name),
@@ -64,11 +64,17 @@ fn rules() -> [(RuleKey, &'static str, RuleInfo); 4] {
         direction,
         policies: [ObjectId::new("shop", "deny")].into(),
     };
+    let audit = |direction| RuleInfo::Audit {
+        direction,
+        policies: [ObjectId::new("shop", "deny")].into(),
+    };
     [
         (RuleKey(1), "friend", rule("friend", IN)),
         (RuleKey(2), "web", rule("web", IN)),
         (RuleKey(3), "isolated-in", isolation(IN)),
         (RuleKey(4), "isolated-out", isolation(OUT)),
+        (RuleKey(5), "audit-in", audit(IN)),
+        (RuleKey(6), "audit-out", audit(OUT)),
     ]
 }
 
@@ -109,11 +115,13 @@ pub fn image() -> Image {
         let side = |psid, key| PodDirection {
             psid,
             denied_by: (psid != Psid::OPEN).then_some(RuleKey(key)),
+            audited_by: None,
         };
         let pod = PodImage {
             id: ObjectId::new("shop", &format!("pod-{n}")),
             addresses: vec![address(false, n), address(true, n)],
             source_prefixes: if n == ROUTER { widened.to_vec() } else { Vec::new() },
+            log_allowed: false,
             ingress: side(ingress, 3),
             egress: side(egress, 4),
         };
@@ -185,14 +193,28 @@ impl Lab {
             .expect("the image fits");
     }
 
-    /// Another version of the maps takes over, with another state of affairs.
-    pub fn upgrade(&mut self, abi_version: u32, change: impl FnOnce(&mut Image)) {
+    /// The policies of an isolated pod go into audit, or out of it. Stores by which its directions took that up.
+    pub fn audit(&mut self, pod: u8, on: bool) -> u64 {
+        let kernel = self.kernel.as_mut().expect("open");
+        let mut image = kernel.image().clone();
+        let own = image.pods.get_mut(&uid(pod)).expect("the pod");
+        for (side, isolation, audit) in [(&mut own.ingress, 3, 5), (&mut own.egress, 4, 6)] {
+            side.denied_by = (!on).then_some(RuleKey(isolation));
+            side.audited_by = on.then_some(RuleKey(audit));
+        }
+        let applied = kernel.apply(&diff(kernel.image(), &image));
+        applied.expect("the image fits").flips
+    }
+
+    /// Another version of the maps takes over, by so many later than this build's, with another state of affairs.
+    pub fn upgrade(&mut self, later: u32, change: impl FnOnce(&mut Image)) {
         let mut image = self.kernel().image().clone();
         change(&mut image);
         self.kernel = None;
+        let own = self.pins.config();
         let config = Config {
-            abi_version,
-            ..self.pins.config()
+            abi_version: own.abi_version + later,
+            ..own
         };
         self.open(&config, &image);
     }

@@ -1,5 +1,6 @@
 //! Packet tables: frames that run through the real programs (BPF_PROG_TEST_RUN), and what must come of each.
 
+mod audit;
 mod changes;
 mod frame;
 #[path = "../kernel_support/mod.rs"]

@@ -132,6 +132,7 @@ fn s38_a_tightened_policy_cuts_the_flow_from_both_ends_and_a_loosened_one_does_n
                 pod.ingress = PodDirection {
                     psid,
                     denied_by: (psid != Psid::OPEN).then_some(RuleKey(3)),
+                    audited_by: None,
                 };
             }
         };

@@ -26,7 +26,7 @@ fn s53_flows_outlive_the_maps_that_knew_them() {
         let probe = Packet::tcp(node, listens, SYN).frame();
         lab.case_from("the node's SYN", LISTENS, IN, NODE, &probe, "pass node");
     }
-    lab.upgrade(2, |_| {});
+    lab.upgrade(1, |_| {});
     assert!(lab.kernel().has_predecessor().unwrap());
     for v6 in FAMILIES {
         let (friend, own) = (end(v6, FRIEND, 53), end(v6, CALLS, 4000));
@@ -64,7 +64,7 @@ fn s53_flows_outlive_the_maps_that_knew_them() {
         );
     }
     // What policy says by now, it says of these flows too.
-    lab.upgrade(3, |image| {
+    lab.upgrade(2, |image| {
         image.pods.get_mut(&uid(CALLS)).expect("a pod").egress.psid = NONE
     });
     for v6 in FAMILIES {

@@ -23,7 +23,7 @@ pub fn instructions(pins: &Pins) -> BTreeMap<String, u32> {
     ["from_pod", "to_pod"]
         .into_iter()
         .map(|name| {
-            let path = pins.0.join("v1/programs").join(name);
+            let path = pins.path(&format!("programs/{name}"));
             let program = Program::fd_from_pinned_path(path).expect("a pinned program");
             let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
             let info = info.expect("fdinfo");

@@ -82,6 +82,7 @@ fn direction(direction: &DirectionState) -> String {
     match direction.state {
         Isolation::Open => "open".into(),
         Isolation::Unknown => "unknown: denied".into(),
+        Isolation::Audit => format!("in audit: {}", listed(&direction.policies)),
         Isolation::Isolated => format!("isolated by {}", listed(&direction.policies)),
     }
 }
@@ -94,6 +95,7 @@ impl Shown for Vec<PolicyState> {
             "DIRECTIONS",
             "ALLOWED",
             "DENIED",
+            "AUDIT",
             "SLICES",
             "ENTRIES",
             "PODS HERE",
@@ -105,6 +107,7 @@ impl Shown for Vec<PolicyState> {
                 policy.directions.join(","),
                 count(policy.allowed),
                 count(policy.denied),
+                count(policy.audited),
                 policy.slices.to_string(),
                 policy.entries.to_string(),
                 listed(&policy.pods),
@@ -287,7 +290,7 @@ fn status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "enforces:    {}: {} pods on {} interfaces; {} of {} policies isolate pods here",
+        "enforces:    {}: {} pods on {} interfaces; {} of {} policies concern pods here",
         escape(&status.source),
         status.pods,
         status.interfaces,
@@ -398,6 +401,7 @@ mod tests {
                 packets: 3,
                 bytes: 4096,
             },
+            audited: Count::default(),
         }];
         for output in [DataOutput::Text, DataOutput::Json, DataOutput::Yaml] {
             let mut out = Vec::new();

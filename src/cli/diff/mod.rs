@@ -116,6 +116,11 @@ pub enum By {
         /// Path in the policy, as in `spec.ingress[0]`.
         rule: String,
     },
+    /// These would isolate the pod and none would allow, but all are in audit: it passes.
+    Audited {
+        /// `namespace/name`.
+        policies: Vec<String>,
+    },
     /// These isolate the pod, and none allows.
     Isolated {
         /// `namespace/name`.

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::ends::{Elsewhere, Ends, Member, folded};
-use super::table::{Judged, Table, Tables};
+use super::table::{Decision, Judged, Table, Tables};
 use super::{By, Change, Decided, Difference, End, Kind, Sides};
 use crate::cli::cluster::Cluster;
 use crate::cli::ports::{END, Ports};
-use crate::cli::{Family, Verdict, rule_path};
-use crate::compile::{Image, RuleInfo, RuleKey};
+use crate::cli::{Family, rule_path};
+use crate::compile::{Image, RuleInfo};
 use crate::model::{Direction, RuleId};
 
 /// What is said of pairs, but for who they are.
@@ -152,13 +152,14 @@ impl Found {
         let mut found: BTreeMap<Said, Ports> = BTreeMap::new();
         for (place, &start) in starts.iter().enumerate() {
             let judged = sides.map(|side| side.map(|table| table.at(start)));
-            let allowed = |moment: usize| judged.iter().flatten().all(|side| side[moment].0);
+            let allowed = |moment: usize| judged.iter().flatten().all(|side| side[moment].passes());
             let kind = match (allowed(0), allowed(1)) {
                 (true, false) => Kind::Lost,
                 (false, true) => Kind::Gained,
                 _ => continue,
             };
-            let [egress, ingress] = judged.map(|side| side.filter(|[a, b]| self.fully || a.0 != b.0));
+            let [egress, ingress] =
+                judged.map(|side| side.filter(|[a, b]| self.fully || a.passes() != b.passes()));
             let end = starts.get(place + 1).copied().unwrap_or(END);
             let ports = found
                 .entry(Said {
@@ -243,9 +244,9 @@ fn names(ends: &Ends<'_>, groups: &[Index]) -> Vec<End> {
     names
 }
 
-fn decided(image: &Image, (allowed, by): (bool, Option<RuleKey>)) -> Decided {
-    let by = match by.and_then(|key| image.rules.get(&key)) {
-        None if allowed => By::Open,
+fn decided(image: &Image, decision: Decision) -> Decided {
+    let by = match decision.by.and_then(|key| image.rules.get(&key)) {
+        None if decision.passes() => By::Open,
         None => By::Isolated { policies: Vec::new() },
         Some(RuleInfo::Rule(RuleId { index: None, .. })) => By::Itself,
         Some(RuleInfo::Rule(RuleId {
@@ -256,12 +257,15 @@ fn decided(image: &Image, (allowed, by): (bool, Option<RuleKey>)) -> Decided {
             policy: policy.to_string(),
             rule: rule_path(*direction, *index),
         },
+        Some(RuleInfo::Audit { policies, .. }) => By::Audited {
+            policies: policies.iter().map(ToString::to_string).collect(),
+        },
         Some(RuleInfo::Isolation { policies, .. }) => By::Isolated {
             policies: policies.iter().map(ToString::to_string).collect(),
         },
     };
     Decided {
-        verdict: Verdict::of(allowed),
+        verdict: decision.verdict,
         by,
     }
 }

@@ -139,6 +139,12 @@ fn decided(decided: &Decided) -> String {
         By::Open => "allowed: no policy selects it".to_string(),
         By::Itself => "allowed: a pod reaches itself".to_string(),
         By::Rule { policy, rule } => format!("allowed by {} {rule}", escape(policy)),
+        By::Audited { policies } => {
+            format!(
+                "allowed: in audit by {}",
+                listed(policies, SHOWN, |policy| escape(policy))
+            )
+        }
         By::Isolated { policies } => {
             format!(
                 "DENIED: isolated by {}",

@@ -4,16 +4,32 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::cli::Verdict;
 use crate::compile::{Class, Image, Psid, Row, RuleKey, eval};
 use crate::model::{Direction, Pod};
 
 /// Of an address: in the image before, and in the one after.
 pub(super) type Classes = [Class; 2];
-/// Of a pod's direction, likewise.
-pub(super) type Sets = [Psid; 2];
+/// Of a pod's direction, likewise; and whether it is in audit, where the same set is another verdict.
+pub(super) type Sets = [(Psid, bool); 2];
 
-/// A verdict and whose it is, before and after.
-pub(super) type Judged = [(bool, Option<RuleKey>); 2];
+/// What policies say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Decision {
+    pub verdict: Verdict,
+    /// Whose it is.
+    pub by: Option<RuleKey>,
+}
+
+impl Decision {
+    /// What is in audit passes.
+    pub fn passes(self) -> bool {
+        self.verdict != Verdict::Deny
+    }
+}
+
+/// Before and after.
+pub(super) type Judged = [Decision; 2];
 
 /// Starts over `protocol << 16 | port`, each of which holds up to the next; the first is 0.
 pub(super) struct Table {
@@ -35,7 +51,13 @@ impl<'a> Tables<'a> {
             images: [before, after],
             known: BTreeMap::new(),
             itself: Rc::new(Table {
-                segments: vec![(0, [(true, None); 2])],
+                segments: vec![(
+                    0,
+                    [Decision {
+                        verdict: Verdict::Allow,
+                        by: None,
+                    }; 2],
+                )],
                 changes: false,
             }),
         }
@@ -48,7 +70,8 @@ impl<'a> Tables<'a> {
     pub fn sets(&self, pod: &Pod, direction: Direction) -> Sets {
         self.images.map(|image| {
             let pod = image.pods.get(&pod.uid);
-            pod.map_or(Psid::UNKNOWN, |pod| pod.direction(direction).psid)
+            let own = pod.map(|pod| pod.direction(direction));
+            own.map_or((Psid::UNKNOWN, false), |own| (own.psid, own.audited_by.is_some()))
         })
     }
 
@@ -63,7 +86,7 @@ impl<'a> Tables<'a> {
         }
         let (_, sets, classes) = key;
         let mut starts = vec![0];
-        for ((image, psid), class) in self.images.iter().zip(sets).zip(classes) {
+        for ((image, (psid, _)), class) in self.images.iter().zip(sets).zip(classes) {
             if let Some(Row::L4(key)) = image.rows.get(&(psid, class))
                 && let Some(l4) = image.l4.get(key)
             {
@@ -77,13 +100,18 @@ impl<'a> Tables<'a> {
             let (protocol, port) = split(start);
             let judged = self.images.map(|image| {
                 let decision = eval(image, &pod.uid, direction, peer, protocol, port);
-                decision.map_or((false, None), |decision| (decision.allowed, decision.by))
+                Decision {
+                    verdict: decision.map_or(Verdict::Deny, Verdict::of),
+                    by: decision.and_then(|decision| decision.by),
+                }
             });
             if segments.last().is_none_or(|(_, last)| *last != judged) {
                 segments.push((start, judged));
             }
         }
-        let changes = segments.iter().any(|(_, [before, after])| before.0 != after.0);
+        let changes = segments
+            .iter()
+            .any(|(_, [before, after])| before.passes() != after.passes());
         let table = Rc::new(Table { segments, changes });
         self.known.insert(key, table.clone());
         table

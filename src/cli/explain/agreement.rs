@@ -13,8 +13,9 @@ use crate::cli::Traffic;
 use crate::cli::cluster::Cluster;
 use crate::compile::{RuleInfo, eval};
 use crate::model::{
-    Cidr, ContainerPort, Direction, EndpointPort, EndpointSlice, Labels, Namespace, ObjectId, Operator, Peer,
-    Pod, Policy, PortMatch, Protocol, Requirement, Rule, RuleId, Selector, Service, ServicePort, Snapshot,
+    Cidr, ContainerPort, Direction, EndpointPort, EndpointSlice, Enforcement, Labels, Namespace, ObjectId,
+    Operator, Peer, Pod, Policy, PortMatch, Protocol, Requirement, Rule, RuleId, Selector, Service,
+    ServicePort, Snapshot,
 };
 
 const NAMESPACES: [&str; 2] = ["a", "b"];
@@ -119,7 +120,19 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
         select(PORTS.to_vec()),
         0..8u8,
     );
-    let policy = (select(NAMESPACES.to_vec()), selector(), rules(), rules());
+    let enforcement = select(vec![
+        None,
+        None,
+        Some(Enforcement::Enforce),
+        Some(Enforcement::Audit),
+    ]);
+    let policy = (
+        select(NAMESPACES.to_vec()),
+        selector(),
+        rules(),
+        rules(),
+        enforcement,
+    );
     let backends = subsequence((1..=4u8).collect::<Vec<_>>(), 0..=2);
     (
         prop::collection::vec(pod, 4),
@@ -130,7 +143,13 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
 }
 
 type PodSeed = (&'static str, Arc<Labels>, u16, u8);
-type PolicySeed = (&'static str, Selector, Option<Vec<Rule>>, Option<Vec<Rule>>);
+type PolicySeed = (
+    &'static str,
+    Selector,
+    Option<Vec<Rule>>,
+    Option<Vec<Rule>>,
+    Option<Enforcement>,
+);
 
 fn build((pods, policies, backends): (Vec<PodSeed>, Vec<PolicySeed>, Vec<u8>)) -> Snapshot {
     let pod = |(number, (namespace, labels, port, special)): (u8, PodSeed)| Pod {
@@ -150,14 +169,17 @@ fn build((pods, policies, backends): (Vec<PodSeed>, Vec<PolicySeed>, Vec<u8>)) -
         finished: special == 1,
         created: None,
         source_prefixes: Vec::new(),
+        log_allowed: false,
     };
-    let policy = |(number, (namespace, pod_selector, ingress, egress)): (usize, PolicySeed)| Policy {
-        id: ObjectId::new(namespace, &format!("policy-{number}")),
-        uid: format!("policy-{number}").into(),
-        pod_selector,
-        ingress,
-        egress,
-    };
+    let policy =
+        |(number, (namespace, pod_selector, ingress, egress, enforcement)): (usize, PolicySeed)| Policy {
+            id: ObjectId::new(namespace, &format!("policy-{number}")),
+            uid: format!("policy-{number}").into(),
+            pod_selector,
+            ingress,
+            egress,
+            enforcement,
+        };
     Snapshot {
         namespaces: (NAMESPACES.iter())
             .map(|&name| Namespace {
@@ -166,6 +188,12 @@ fn build((pods, policies, backends): (Vec<PodSeed>, Vec<PolicySeed>, Vec<u8>)) -
                     "kubernetes.io/metadata.name".into(),
                     name.into(),
                 )])),
+                // The policies of the second one are in audit.
+                enforcement: if name == NAMESPACES[1] {
+                    Enforcement::Audit
+                } else {
+                    Enforcement::Enforce
+                },
             })
             .collect(),
         pods: (1..).zip(pods).map(pod).collect(),
@@ -263,8 +291,14 @@ fn agree(
                 index
             );
         }
-        Some(RuleInfo::Isolation { policies, .. }) => {
-            prop_assert!(!decision.allowed, "{asked}");
+        Some(info @ (RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. })) => {
+            let in_audit = matches!(info, RuleInfo::Audit { .. });
+            prop_assert_eq!(
+                (decision.allowed, decision.audited),
+                (in_audit, in_audit),
+                "{}",
+                asked
+            );
             for id in policies.iter() {
                 let rules = cluster.policy(id).and_then(|policy| policy.rules(direction));
                 for rule in rules.expect("an isolating policy has this direction") {

@@ -139,13 +139,14 @@ impl Kernel {
         let verdict = match state.verdict {
             introspect::Verdict::Allowed => Verdict::Allow,
             introspect::Verdict::Denied => Verdict::Deny,
+            introspect::Verdict::Audit => Verdict::Audit,
         };
         let policies: Vec<String> = state.policies.iter().map(ToString::to_string).collect();
         let same = match &side.because {
             Because::Rule { by, .. } => {
                 policies == [by.policy.as_str()] && state.rule.as_ref() == Some(&by.rule)
             }
-            Because::Isolated { policies: own, .. } => {
+            Because::Isolated { policies: own, .. } | Because::Audited { policies: own, .. } => {
                 own.iter().map(|policy| &policy.policy).eq(&policies) && state.reason == "isolation"
             }
             Because::Open => state.reason == "open",

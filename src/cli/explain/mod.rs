@@ -127,6 +127,13 @@ pub enum Because {
         #[serde(skip_serializing_if = "Option::is_none")]
         nearest: Option<Nearest>,
     },
+    /// These policies in audit would isolate the pod and none would allow; no other isolates it.
+    Audited {
+        policies: Vec<IsolatingPolicy>,
+        /// As for those that isolate.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        nearest: Option<Nearest>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -213,6 +220,8 @@ impl Explanation {
             notes.push("the two have no address family in common: no packet goes between them".to_string());
         }
         notes.extend(node_note(source, destination));
+        notes.extend(audit_note(cluster, source, Direction::Egress));
+        notes.extend(audit_note(cluster, destination, Direction::Ingress));
         Self {
             from: source.party(),
             to: destination.party(),
@@ -233,6 +242,20 @@ fn node_note(source: &Side<'_>, destination: &Side<'_>) -> Option<String> {
          that of traffic which the node forwards under its own address",
         pod.id
     ))
+}
+
+/// What policies in audit allow does not count beside enforced ones, which no enforced policy shows.
+fn audit_note(cluster: &Cluster, side: &Side<'_>, direction: Direction) -> Option<String> {
+    let pod = side.subject()?;
+    let ids = cluster.outvoted(pod, direction);
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    (!ids.is_empty()).then(|| {
+        format!(
+            "in audit, and of no account for {direction} of {}, which other policies isolate: {}",
+            pod.id,
+            ids.join(", ")
+        )
+    })
 }
 
 struct Question<'a> {
@@ -321,9 +344,17 @@ impl Question<'_> {
                     nearest: nearest::nearest(packets.into_iter()),
                 }
             }
+            Some(RuleInfo::Audit { policies, .. }) => {
+                let policies = policies.iter().filter_map(|id| self.cluster.policy(id));
+                let packets: Vec<Packet<'_>> = policies.map(asked).collect();
+                Because::Audited {
+                    policies: packets.iter().map(|packet| packet.denying()).collect(),
+                    nearest: nearest::nearest(packets.into_iter()),
+                }
+            }
         };
         Deciding {
-            verdict: Verdict::of(decision.allowed),
+            verdict: Verdict::of(decision),
             because,
             kernel: None,
         }
@@ -333,10 +364,11 @@ impl Question<'_> {
     fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<&Policy> {
         let image = &self.cluster.image;
         let isolation = (image.pods.get(&pod.uid))
-            .and_then(|pod| pod.direction(direction).denied_by)
+            .map(|pod| pod.direction(direction))
+            .and_then(|own| own.denied_by.or(own.audited_by))
             .and_then(|key| image.rules.get(&key));
         match isolation {
-            Some(RuleInfo::Isolation { policies, .. }) => {
+            Some(RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. }) => {
                 policies.iter().filter_map(|id| self.cluster.policy(id)).collect()
             }
             _ => Vec::new(),

@@ -85,6 +85,7 @@ fn print_flows(out: &mut dyn Write, flows: &[&Flow], from: &Party, to: &Party) -
 fn said(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allowed",
+        Verdict::Audit => "allowed; policies in audit would deny it",
         Verdict::Deny => "DENIED",
     }
 }
@@ -118,6 +119,7 @@ fn print_because(
         Because::Service { backends, .. } => {
             let every = match verdict {
                 Verdict::Allow => "every ready backend lets it in",
+                Verdict::Audit => "not of every ready backend",
                 Verdict::Deny => "not every ready backend lets it in",
             };
             writeln!(out, "{said}: {every}")?;
@@ -147,6 +149,19 @@ fn print_because(
         }
         Because::Isolated { policies, nearest } => {
             writeln!(out, "{said}: isolated, and no rule allows this")?;
+            policies
+                .iter()
+                .try_for_each(|policy| isolating(out, direction, policy, indent))?;
+            nearest.iter().try_for_each(|rule| would(out, rule, indent))
+        }
+        Because::Audited { policies, nearest } => {
+            let names: Vec<String> = policies.iter().map(|one| escape(&one.policy)).collect();
+            let plural = if names.len() == 1 { "policy" } else { "policies" };
+            writeln!(
+                out,
+                "allowed; would be denied by audited {plural} {}: no rule allows this",
+                names.join(", ")
+            )?;
             policies
                 .iter()
                 .try_for_each(|policy| isolating(out, direction, policy, indent))?;
@@ -212,6 +227,9 @@ fn print_reported(out: &mut dyn Write, reported: &Reported) -> io::Result<()> {
             listed(policies, |one| escape(one)),
             escape(rule)
         )?,
+        ("isolation", None) if *verdict == Verdict::Audit => {
+            write!(out, ": {}", listed(policies, |one| escape(one)))?;
+        }
         ("isolation", None) => write!(out, ": isolated by {}", listed(policies, |one| escape(one)))?,
         (reason, None) => write!(out, ": {}", escape(reason))?,
     }

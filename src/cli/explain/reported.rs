@@ -59,6 +59,8 @@ struct Line {
 enum Judged {
     Allowed,
     Denied,
+    /// Allowed, though policies in audit would deny it.
+    Audit,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -148,6 +150,7 @@ fn question(text: &str, cluster: &Cluster) -> Result<Question> {
         verdict: match line.verdict {
             Judged::Allowed => Verdict::Allow,
             Judged::Denied => Verdict::Deny,
+            Judged::Audit => Verdict::Audit,
         },
         direction: direction.to_string(),
         reason: line.reason,
@@ -206,7 +209,7 @@ impl Question {
                 Because::Rule { by, .. } => Some(
                     reported.policies == [by.policy.as_str()] && reported.rule.as_ref() == Some(&by.rule),
                 ),
-                Because::Isolated { policies, .. } => Some(
+                Because::Isolated { policies, .. } | Because::Audited { policies, .. } => Some(
                     policies
                         .iter()
                         .map(|policy| &policy.policy)

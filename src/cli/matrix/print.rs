@@ -69,7 +69,12 @@ pub(super) fn text(out: &mut dyn Write, pairs: &mut Pairs<'_>) -> io::Result<()>
     writeln!(
         out,
         "From the pod at the left to the pod above. ok: allowed; E: denied by the egress policies of the left one; \
-         I: by the ingress policies of the one above; EI: by both"
+         I: by the ingress policies of the one above; EI: by both{}",
+        if pairs.verdicts.any_audit() {
+            "; e, i: allowed, policies in audit would deny it"
+        } else {
+            ""
+        }
     )?;
     for port in 0..pairs.ports.len() {
         for family in 0..Family::ALL.len() {
@@ -142,11 +147,17 @@ fn table(
 const CELL: usize = 2;
 
 fn symbol(egress: Verdict, ingress: Verdict) -> &'static str {
+    use Verdict::{Allow, Audit, Deny};
     match (egress, ingress) {
-        (Verdict::Allow, Verdict::Allow) => "ok",
-        (Verdict::Deny, Verdict::Allow) => "E",
-        (Verdict::Allow, Verdict::Deny) => "I",
-        (Verdict::Deny, Verdict::Deny) => "EI",
+        (Allow, Allow) => "ok",
+        (Audit, Allow) => "e",
+        (Deny, Allow) => "E",
+        (Allow, Audit) => "i",
+        (Audit, Audit) => "ei",
+        (Deny, Audit) => "Ei",
+        (Allow, Deny) => "I",
+        (Audit, Deny) => "eI",
+        (Deny, Deny) => "EI",
     }
 }
 
@@ -156,11 +167,15 @@ fn lines(out: &mut dyn Write, pairs: &mut Pairs<'_>, names: &[String]) -> io::Re
         let Some(row) = pairs.row(place) else {
             continue;
         };
-        let verdict = match (row.egress, row.ingress) {
-            (Verdict::Allow, Verdict::Allow) => "allowed",
-            (Verdict::Deny, Verdict::Allow) => "denied by egress",
-            (Verdict::Allow, Verdict::Deny) => "denied by ingress",
-            (Verdict::Deny, Verdict::Deny) => "denied by egress and ingress",
+        let sides = |verdict| match (row.egress == verdict, row.ingress == verdict) {
+            (true, true) => "egress and ingress",
+            (true, false) => "egress",
+            _ => "ingress",
+        };
+        let verdict = match row.verdict {
+            Verdict::Allow => "allowed".to_string(),
+            Verdict::Audit => format!("allowed; audit would deny {}", sides(Verdict::Audit)),
+            Verdict::Deny => format!("denied by {}", sides(Verdict::Deny)),
         };
         let (from, to) = (&names[place.from], &names[place.to]);
         let (family, port) = (row.family.as_str(), &ports[place.port]);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Member, Place};
 use crate::cli::{Family, Traffic, Verdict};
-use crate::compile::{Class, Image, Psid, eval};
+use crate::compile::{Class, Image, PodImage, Psid, eval};
 use crate::model::Direction;
 
-/// A verdict depends on the pod's rule set, the peer's class, the port and the family (ICMP's number), so those are
+/// A verdict depends on the pod's rule set and whether it is in audit, the peer's class, the port and the family (ICMP's number), so those are
 /// what it is kept under; rule sets and classes are numbered from 0 to make the keys an index.
 pub(super) struct Verdicts<'a> {
     image: &'a Image,
@@ -33,12 +33,13 @@ impl<T: Ord> Numbering<T> {
 
 impl<'a> Verdicts<'a> {
     pub fn new(image: &'a Image, members: &[Member<'_>], ports: &'a [Traffic]) -> Self {
-        let mut sets = Numbering::<Psid>(BTreeMap::new());
+        let mut sets = Numbering::<(Psid, bool)>(BTreeMap::new());
         let mut classes = Numbering::<Class>(BTreeMap::new());
         let rule_sets = |member: &Member<'_>| {
             Direction::ALL.map(|direction| {
                 let pod = image.pods.get(&member.pod.uid);
-                sets.of(pod.map_or(Psid::UNKNOWN, |pod| pod.direction(direction).psid))
+                let own = pod.map(|pod| pod.direction(direction));
+                sets.of(own.map_or((Psid::UNKNOWN, false), |own| (own.psid, own.audited_by.is_some())))
             })
         };
         let rule_sets = members.iter().map(rule_sets).collect();
@@ -58,6 +59,16 @@ impl<'a> Verdicts<'a> {
             class_count,
             known: vec![None; places],
         }
+    }
+
+    /// Whether some direction of some pod is in audit.
+    pub fn any_audit(&self) -> bool {
+        let in_audit = |pod: &PodImage| {
+            Direction::ALL
+                .iter()
+                .any(|d| pod.direction(*d).audited_by.is_some())
+        };
+        self.image.pods.values().any(in_audit)
     }
 
     /// Egress of the source and ingress of the destination; both have an address of the family.
@@ -85,7 +96,7 @@ impl<'a> Verdicts<'a> {
         let judge = || {
             let protocol = traffic.protocol(address.is_ipv4());
             let decision = eval(self.image, &pod.uid, direction, address, protocol, traffic.port());
-            Verdict::of(decision.is_some_and(|decision| decision.allowed))
+            decision.map_or(Verdict::Deny, Verdict::of)
         };
         // Two pods that claim one address: what is let through as the pod's own says nothing about others of the class.
         if pod.addresses.contains(&address) {

@@ -210,3 +210,26 @@ fn a_namespace_has_its_name_as_a_label_and_a_pod_the_uid_of_the_api_server() {
     assert_eq!(&*pod.uid, "uid-1");
     assert_eq!(pod.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
 }
+
+#[test]
+fn an_odd_enforcement_enforces_at_once_in_a_policy_as_in_a_namespace() {
+    for (kind, spec) in [
+        (Kind::Namespace, json!({})),
+        (Kind::Policy, json!({"podSelector": {}})),
+    ] {
+        let with = |value: &str| {
+            let mut metadata = meta("shop", "1");
+            metadata["annotations"] = json!({enforcement::ANNOTATION: value});
+            tree(json!({"metadata": metadata, "spec": spec}))
+        };
+        let mut ledger = listed(kind, &[with("audit")]);
+        let changes = ledger.take(Event::Apply(with("Audit")));
+        let enforces = match &changes[..] {
+            [Change::Namespace(namespace)] => namespace.enforcement.is_enforce(),
+            [Change::Policy(policy)] => policy.enforcement == Some(crate::model::Enforcement::Enforce),
+            other => panic!("{other:?}"),
+        };
+        assert!(enforces, "{kind:?}");
+        assert_eq!(ledger.problems().count(), 1, "{kind:?}");
+    }
+}

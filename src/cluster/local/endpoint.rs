@@ -3,6 +3,7 @@
 //! - An entry, port or Service that cannot be read allows nothing; the rest of its object counts.
 //! - An object of which it cannot be read whom it isolates stays as it was; without an earlier version, all pods of its
 //!   namespace are isolated that it may have meant, and it allows nothing.
+//! - An `enforcement` that is not `Audit` enforces.
 //! - A direction with entries is isolated, also where `podIsolation` does not say so.
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::mirror::Seen;
 use super::raw::Raw;
 use crate::api::{Entry, PolicyEndpoint, PolicyEndpointSpec, PolicyRef, Port, SelfService, Slice};
-use crate::model::{Cidr, Direction};
+use crate::model::{Cidr, Direction, Enforcement};
 use crate::objects::{Bad, Fields, Path, Reader, pod, policy, selector};
 
 /// One object, and the policy that it belongs to.
@@ -52,6 +53,7 @@ pub fn read(raw: &Raw, before: Option<&Endpoint>) -> Seen<Endpoint> {
                 policy_ref: policy_ref.clone(),
                 pod_selector,
                 pod_isolation,
+                enforcement: enforcement(&at, spec, &mut reader),
                 pod_selector_endpoints: Vec::new(), // found locally
                 ingress: entries(&at, Direction::Ingress, spec, &mut reader),
                 egress: entries(&at, Direction::Egress, spec, &mut reader),
@@ -193,6 +195,26 @@ fn isolation(at: &Path<'_>, spec: &Fields, reader: &mut Reader) -> Result<Vec<Di
     isolates.sort_unstable();
     isolates.dedup();
     Ok(isolates)
+}
+
+/// What cannot be read enforces.
+fn enforcement(at: &Path<'_>, spec: &Fields, reader: &mut Reader) -> Enforcement {
+    let value = spec.get("enforcement").unwrap_or(&Value::Null);
+    match value.as_str() {
+        Some("Audit") => return Enforcement::Audit,
+        Some("Enforce") => {}
+        None if value.is_null() => {}
+        _ => {
+            let message = "is neither Audit nor Enforce: it enforces";
+            reader.report(
+                &at.key("enforcement"),
+                value,
+                message,
+                "write one of the two, or remove it",
+            );
+        }
+    }
+    Enforcement::Enforce
 }
 
 fn entries(at: &Path<'_>, direction: Direction, spec: &Fields, reader: &mut Reader) -> Vec<Entry> {

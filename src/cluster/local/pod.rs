@@ -7,7 +7,7 @@ use serde_json::Map;
 use super::mirror::Seen;
 use super::raw::Raw;
 use crate::model::{ObjectId, Pod};
-use crate::objects::{Identity, Path, Reader, created, pod, selector};
+use crate::objects::{Identity, Kind, Reader, pod};
 
 /// The UID of a static pod as kubelet, and so the CNI plugin, knows it: the mirror pod that the API server has has another.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -25,20 +25,12 @@ pub fn read(raw: &Raw) -> Seen<LocalPod> {
     let id = ObjectId::new(raw.namespace(), raw.name());
     let mut reader = Reader::checked(format!("Pod {id}"));
     let none = Map::new();
-    let root = Path::Root;
-    let at = root.key("metadata");
     let fields = raw.tree.as_object().unwrap_or(&none);
     let metadata = fields
         .get("metadata")
         .and_then(|m| m.as_object())
         .unwrap_or(&none);
-    let identity = Identity {
-        id,
-        uid: raw.uid().into(),
-        labels: selector::labels(&at.key("labels"), metadata.get("labels"), &mut reader),
-        created: created(metadata),
-        source_prefixes: pod::source_prefixes(&at.key("annotations"), metadata, &mut reader),
-    };
+    let identity = Identity::read(Kind::Pod, id, raw.uid().into(), metadata, &mut reader);
     let annotation = metadata.get("annotations").and_then(|all| all.get(MIRROR));
     Seen {
         object: LocalPod {

@@ -125,7 +125,14 @@ impl Sets {
 /// Whether the slices among the objects cover everything, nothing twice, and agree on whom they isolate.
 fn is_whole<'s>(specs: impl Iterator<Item = &'s PolicyEndpointSpec>) -> bool {
     const ALL: u64 = 1 << 32;
-    let head = |spec: &'s PolicyEndpointSpec| (&spec.policy_ref, &spec.pod_selector, &spec.pod_isolation);
+    let head = |spec: &'s PolicyEndpointSpec| {
+        (
+            &spec.policy_ref,
+            &spec.pod_selector,
+            &spec.pod_isolation,
+            spec.enforcement,
+        )
+    };
     let mut slices = BTreeSet::new();
     let mut first = None;
     for spec in specs {

@@ -53,6 +53,7 @@ fn a_published_endpoint_comes_back_as_it_was() {
         },
         pod_selector: Some(LabelSelector::default()),
         pod_isolation: Direction::ALL.to_vec(),
+        enforcement: Enforcement::Audit,
         ingress: vec![Entry {
             cidr: "10.0.0.0/8".parse().unwrap(),
             except: ["10.1.0.0/16".parse().unwrap()].into(),
@@ -287,4 +288,22 @@ fn ports_that_entries_share_are_kept_once() {
         panic!("two entries");
     };
     assert!(Arc::ptr_eq(&first.ports, &second.ports));
+}
+
+#[test]
+fn an_enforcement_that_cannot_be_read_enforces_and_is_reported() {
+    for (value, expected, problems) in [
+        (json!("Audit"), Enforcement::Audit, 0),
+        (json!("Enforce"), Enforcement::Enforce, 0),
+        (Value::Null, Enforcement::Enforce, 0),
+        (json!("audit"), Enforcement::Enforce, 1),
+        (json!(true), Enforcement::Enforce, 1),
+    ] {
+        let mut spec = good();
+        spec["enforcement"] = value.clone();
+        let seen = read(&with_spec(spec), None);
+        assert_eq!(seen.object.object.spec.enforcement, expected, "{value}");
+        assert_eq!(seen.problems.len(), problems, "{value}: {:?}", seen.problems);
+        assert!(!blocks(&seen).is_empty(), "{value}: its entries count");
+    }
 }

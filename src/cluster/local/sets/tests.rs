@@ -1,6 +1,6 @@
 use super::*;
 use crate::api::{PolicyRef, Slice};
-use crate::model::Direction;
+use crate::model::{Direction, Enforcement};
 
 /// `of` tells contents apart.
 fn object(of: u32, slice: Option<(u32, u32)>) -> Arc<PolicyEndpoint> {
@@ -210,4 +210,21 @@ fn slices_that_overlap_are_no_whole_though_their_shares_add_up() {
     world.put("first", 2, Some((0, 4)));
     world.put("second", 3, Some((1, 4)));
     assert_eq!(world.after(0), None);
+}
+
+#[test]
+fn slices_that_leave_audit_one_by_one_change_nothing_before_the_last() {
+    let mut world = World::new();
+    let put = |world: &mut World, of: u32, index: u32, enforcement| {
+        let mut object = PolicyEndpoint::clone(&object(of, Some((index, 2))));
+        object.spec.enforcement = enforcement;
+        world.put_of("web", &format!("slice-{index}"), Arc::new(object));
+    };
+    put(&mut world, 1, 0, Enforcement::Audit);
+    put(&mut world, 2, 1, Enforcement::Audit);
+    assert_eq!(world.after(0), Some(vec![1, 2]));
+    put(&mut world, 3, 0, Enforcement::Enforce);
+    assert_eq!(world.after(0), Some(vec![1, 2]));
+    put(&mut world, 4, 1, Enforcement::Enforce);
+    assert_eq!(world.after(0), Some(vec![3, 4]));
 }

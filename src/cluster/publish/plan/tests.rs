@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::cluster::tree::Tree;
-use crate::model::{Change, Namespace, Pod, Policy};
+use crate::model::{Change, Enforcement, Namespace, Pod, Policy};
 use crate::resolve::Index;
 
 /// An API server that does what it is told, and a plan.
@@ -72,6 +72,7 @@ fn slices(pods: u8) -> Vec<Arc<PolicyEndpoint>> {
     index.apply(Change::Namespace(Namespace {
         name: "shop".into(),
         labels: Arc::default(),
+        enforcement: Enforcement::Enforce,
     }));
     for n in 0..pods {
         index.apply(Change::Pod(Pod {
@@ -86,6 +87,7 @@ fn slices(pods: u8) -> Vec<Arc<PolicyEndpoint>> {
             finished: false,
             created: None,
             source_prefixes: Vec::new(),
+            log_allowed: false,
         }));
     }
     index.apply(Change::Policy(Policy {
@@ -101,6 +103,7 @@ fn slices(pods: u8) -> Vec<Arc<PolicyEndpoint>> {
             ports: None,
         }]),
         egress: None,
+        enforcement: None,
     }));
     index.endpoints("u").unwrap()
 }
