@@ -63,6 +63,7 @@ JSON:
     isolated    \"policies\":[{\"policy\",\"rules\":[{\"rule\",\"reason\"}],\"problems\"}]: none allows; \"nearest\":{\"policy\",\"rule\",
                 \"missing\"}, where there is one: the rule that needs the fewest changes at the packet's ends to allow it, each of
                 which has \"missing\": port, targetPort, containerPort, pod, address, label, or namespace
+    audited     likewise, of policies in audit: it passes, and \"verdict\" is audit
     itself      a pod always reaches itself, through its own Service too
     notSubject  \"detail\": no pod, or one that policies do not apply to
     service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP
@@ -91,7 +92,7 @@ pub(super) const DIFF: &str = "\
 What is lost (allowed before, denied after) and what is gained, with the policy and rule that decide before and after. Compared is every
 pod with every other one, with each Service's ClusterIP, and with all other addresses: those that policies name one by one,
 and each block as a whole, with one of its addresses as an example. Ports are exact: all of which the verdict changes, and no others.
-A pod with itself is never meant. Pods, Namespaces, Services and EndpointSlices stay as they are.
+A pod with itself is never meant. What policies in audit would deny passes, and counts as allowed. Pods, Namespaces, Services and EndpointSlices stay as they are.
 
 Examples:
   palisade diff --from examples/shop --with edited/
@@ -105,7 +106,7 @@ JSON:
     smaller ones and the addresses of pods and Services
   ports are as in 80/TCP and 8000-8010/UDP; TCP, UDP, SCTP: all ports of it; other: all other protocols
   egress and ingress, where that end is a pod, are {\"before\",\"after\"} of {\"verdict\",\"because\",…}, with because one of
-    open, itself, rule (\"policy\",\"rule\"), isolated (\"policies\"), as in explain
+    open, itself, rule (\"policy\",\"rule\"), isolated and audited (\"policies\"), as in explain
 
 Exit codes: 0 no change; 1 changes; 2 wrong usage, or a folder cannot be read as it is written. Problems that come with the edit go to
 stderr.";
