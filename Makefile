@@ -64,7 +64,8 @@ semantics: packages
 
 # PALISADE_SEED repeats a run.
 differential: packages
-	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} $(CARGO) test --locked --release --test differential -- --nocapture
+	PALISADE_VERDICTS=$${PALISADE_VERDICTS:-2000000} PALISADE_PACKETS=$${PALISADE_PACKETS:-100000} $(CARGO) test --locked --release \
+		--test differential --test explain_agreement --test diff_agreement -- --nocapture
 
 # As root: killed and started again so often, for each kind of attachment, while packets are counted at both ends.
 restarts: packages

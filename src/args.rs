@@ -25,6 +25,7 @@ use clap_complete::Shell;
 use crate::bpf::{AttachKind, Config, MapSizes};
 use crate::cli::{Target, Traffic};
 use crate::cni::{Mode, install};
+use crate::model::ObjectId;
 use crate::observe::Detail;
 
 /// What to do, checked.
@@ -34,6 +35,7 @@ pub enum Command {
     Check(Check),
     Explain(Explain),
     Matrix(Matrix),
+    Diff(Diff),
     Clean(Clean),
     Uninstall(Uninstall),
     /// `palisade flows`, and the others that ask the running agent.
@@ -67,6 +69,15 @@ pub enum From {
     Cluster(Cluster),
 }
 
+/// What a question is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Objects {
+    /// A folder of YAML objects.
+    Folder(PathBuf),
+    /// A cluster: that of `KUBECONFIG`, or of the pod that this runs in.
+    ApiServer,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     #[default]
@@ -77,27 +88,62 @@ pub enum LogFormat {
 /// `palisade check`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    pub from: PathBuf,
+    pub from: Objects,
     pub output: Output,
 }
 
 /// `palisade explain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explain {
-    pub from: PathBuf,
+    pub from: Objects,
+    pub asked: Asked,
+    /// Where the agent of this node answers, if there is one.
+    pub socket: PathBuf,
+    pub output: Output,
+}
+
+/// What is to be explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Packet(Packet),
+    /// A flow's line as JSON, or `-`: it is read from standard input.
+    Flow(String),
+}
+
+/// The first packet of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
     pub source: Target,
     pub destination: Target,
     pub traffic: Traffic,
-    pub output: Output,
 }
 
 /// `palisade matrix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matrix {
-    pub from: PathBuf,
+    pub from: Objects,
     /// At least one, in the order given, without duplicates.
     pub ports: Vec<Traffic>,
     pub output: Output,
+}
+
+/// `palisade diff`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diff {
+    pub from: Objects,
+    pub edit: Edit,
+    pub output: Output,
+}
+
+/// What is to become of policies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// A folder whose NetworkPolicies replace those of the same names, or come anew.
+    pub with: Option<PathBuf>,
+    /// Whether those go that the folder does not have.
+    pub replace: bool,
+    /// Those that go besides.
+    pub delete: Vec<ObjectId>,
 }
 
 /// `palisade clean`.
@@ -176,7 +222,7 @@ enum RawCommand {
     /// Enforce the policies of a cluster, or of a folder, on this machine's pods
     #[command(after_help = help::RUN)]
     Run(RawRun),
-    /// Say what in a folder cannot be enforced as written
+    /// Say what cannot be enforced as written
     #[command(after_help = help::CHECK)]
     Check(RawCheck),
     /// Say whether one pod or address may reach another, and which policy and rule decide
@@ -185,6 +231,9 @@ enum RawCommand {
     /// Say for all pairs of pods which may reach which
     #[command(after_help = help::MATRIX)]
     Matrix(RawMatrix),
+    /// Say what a folder of edited policies would change: pairs and ports gained and lost
+    #[command(after_help = help::DIFF)]
+    Diff(RawDiff),
     #[command(flatten)]
     Ask(RawAsk),
     /// Ask the agents of a cluster, from wherever kubectl works; as kubectl palisade too
@@ -209,9 +258,10 @@ enum RawCommand {
 
 #[derive(Debug, Args)]
 struct RawFrom {
-    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice
+    /// Folder of YAML files: Namespace, Pod, NetworkPolicy, Service, EndpointSlice; without it, the API server of KUBECONFIG or
+    /// of the pod that this runs in is asked
     #[arg(long, value_name = "FOLDER", env = "PALISADE_FROM")]
-    from: PathBuf,
+    from: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -373,14 +423,24 @@ struct RawExplain {
     #[command(flatten)]
     from: RawFrom,
     /// NAMESPACE/POD or an address
-    #[arg(value_name = "SRC")]
-    source: Target,
+    #[arg(value_name = "SRC", required_unless_present = "drop")]
+    source: Option<Target>,
     /// NAMESPACE/POD or an address
-    #[arg(value_name = "DST")]
-    destination: Target,
+    #[arg(value_name = "DST", required_unless_present = "drop")]
+    destination: Option<Target>,
     /// As in 80/TCP, 53/UDP, ICMP
-    #[arg(value_name = "PORT/PROTO")]
-    traffic: Traffic,
+    #[arg(value_name = "PORT/PROTO", required_unless_present = "drop")]
+    traffic: Option<Traffic>,
+    /// Instead: the packet of this line of `palisade flows -o json`; -: of the first line of standard input
+    #[arg(
+        long,
+        value_name = "FLOW",
+        conflicts_with = "source",
+        allow_hyphen_values = true
+    )]
+    drop: Option<String>,
+    #[command(flatten)]
+    socket: RawSocket,
     #[command(flatten)]
     output: RawOutput,
 }
@@ -394,6 +454,39 @@ struct RawMatrix {
     ports: Vec<Traffic>,
     #[command(flatten)]
     output: RawOutput,
+}
+
+#[derive(Debug, Args)]
+struct RawDiff {
+    #[command(flatten)]
+    from: RawFrom,
+    #[command(flatten)]
+    edit: RawEdit,
+    #[command(flatten)]
+    output: RawOutput,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct RawEdit {
+    /// Folder of edited policies: each replaces the NetworkPolicy of its namespace and name, or comes anew
+    #[arg(long, value_name = "FOLDER")]
+    with: Option<PathBuf>,
+    /// NetworkPolicies that --with does not have go
+    #[arg(long, requires = "with")]
+    replace: bool,
+    /// A NetworkPolicy that goes; may be repeated
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = policy_name)]
+    delete: Vec<ObjectId>,
+}
+
+fn policy_name(text: &str) -> Result<ObjectId, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(ObjectId::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".to_string()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -431,17 +524,31 @@ impl RawCommand {
                 source,
                 destination,
                 traffic,
+                drop,
+                socket,
                 output,
             }) => Command::Explain(Explain {
                 from: from.checked(),
-                source,
-                destination,
-                traffic,
+                asked: match (source, destination, traffic, drop) {
+                    (_, _, _, Some(line)) => Asked::Flow(line),
+                    (Some(source), Some(destination), Some(traffic), None) => Asked::Packet(Packet {
+                        source,
+                        destination,
+                        traffic,
+                    }),
+                    _ => return Err("explain needs SRC, DST and PORT/PROTO, or --drop".to_string()),
+                },
+                socket: socket.checked(),
                 output: output.checked(),
             }),
             Self::Matrix(RawMatrix { from, ports, output }) => Command::Matrix(Matrix {
                 from: from.checked(),
                 ports: without_duplicates(ports),
+                output: output.checked(),
+            }),
+            Self::Diff(RawDiff { from, edit, output }) => Command::Diff(Diff {
+                from: from.checked(),
+                edit: edit.checked(),
                 output: output.checked(),
             }),
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
@@ -467,9 +574,24 @@ impl RawCommand {
 }
 
 impl RawFrom {
-    fn checked(self) -> PathBuf {
+    fn checked(self) -> Objects {
         let Self { from } = self;
-        from
+        from.map_or(Objects::ApiServer, Objects::Folder)
+    }
+}
+
+impl RawEdit {
+    fn checked(self) -> Edit {
+        let Self {
+            with,
+            replace,
+            delete,
+        } = self;
+        Edit {
+            with,
+            replace,
+            delete,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use palisade::cluster::crds;
 use palisade::cni::plugin;
 use tracing_subscriber::EnvFilter;
 
-/// `check` found problems; `run`, `clean` or `uninstall` failed.
+/// `check` found problems, `diff` changes; `run`, `clean` or `uninstall` failed.
 const FAILED: u8 = 1;
 /// Wrong usage, or an input that cannot be read.
 const UNUSABLE: u8 = 2;
@@ -38,13 +38,13 @@ fn main() -> ExitCode {
     };
     let is_answer = match command {
         Command::Run(_) | Command::Clean(_) | Command::Uninstall(_) => false,
-        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) => true,
+        Command::Check(_) | Command::Explain(_) | Command::Matrix(_) | Command::Diff(_) => true,
         Command::Ask(_) | Command::Kubectl(_) | Command::Completion(_) => true,
         Command::Crds | Command::MetricsReference => true,
     };
     match log(&command).and_then(|()| perform(command)) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::ProblemsFound) => ExitCode::from(FAILED),
+        Ok(Outcome::ProblemsFound | Outcome::Changes) => ExitCode::from(FAILED),
         // The reader has seen enough: `palisade matrix | head`.
         Err(error) if is_answer && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,6 +60,7 @@ fn perform(command: Command) -> Result<Outcome> {
         Command::Check(question) => answer(|out| cli::check(&question, out)),
         Command::Explain(question) => answer(|out| cli::explain(&question, out)),
         Command::Matrix(question) => answer(|out| cli::matrix(&question, out)),
+        Command::Diff(question) => answer(|out| cli::diff(&question, out)),
         Command::Ask(question) => answer(|out| cli::ask(&question, out)),
         Command::Kubectl(question) => answer(|out| cli::kubectl(&question, out)),
         Command::Completion(shell) => answer(|out| {

@@ -4,10 +4,11 @@
 pub(super) const COMMON: &str = "\
 Exit codes:
   0  done; for check: no problem found
-  1  check: problems found; run, clean, uninstall: failed
-  2  wrong usage, the folder cannot be read, or no agent answers
+  1  check: problems found; diff: changes found; run, clean, uninstall: failed
+  2  wrong usage, the folder or the cluster cannot be read, or no agent answers
 
 Environment:
+  KUBECONFIG    the cluster that is asked where --from names no folder; ~/.kube/config where it is not set
   PALISADE_LOG  what is logged to stderr, as in info or palisade::node=debug (default: info)
   Each flag can be set by the variable that its help names; the command line wins.";
 
@@ -30,36 +31,47 @@ Exit codes: 0 done; 1 failed; 2 wrong usage.";
 pub(super) const CHECK: &str = "\
 One line a problem: object: field = value: what is wrong; what to do. Then what was read and what was passed over.
 
-Example:
+Examples:
   palisade check --from examples/shop
+  KUBECONFIG=~/.kube/config palisade check
 
 JSON: {\"problems\":[{\"object\",\"field\",\"value\",\"message\",\"remedy\"}],\"read\":{KIND:COUNT},\"skipped\":{KIND:COUNT}}
 
-Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder cannot be read.";
+Exit codes: 0 no problem; 1 problems; 2 wrong usage, or the folder or the cluster cannot be read.";
 
 pub(super) const EXPLAIN: &str = "\
 SRC and DST are NAMESPACE/POD or an address; an address that a pod has stands for that pod, and DST may be a
 Service's ClusterIP. PORT/PROTO is the destination port and TCP, UDP or SCTP, as in 80/TCP; for protocols without
-ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number.
+ports, ICMP (ICMPv6 between IPv6 addresses) or another IP protocol's number. With --drop, the packet is that of a flow's line, and
+the answer compares what the line tells with what policies say now. Of pods on this node, where its agent answers (as root), it says too what
+the kernel's maps hold, and whether the two agree.
 
 Examples:
   palisade explain --from examples/shop shop/web-0 shop/api-0 9000/TCP
   palisade explain --from examples/shop 203.0.113.9 shop/web-0 8080/TCP -o json
   palisade explain --from examples/shop guest/intruder shop/db-0 ICMP
+  KUBECONFIG=~/.kube/config palisade explain shop/web-0 shop/api-0 9000/TCP
+  palisade flows -o json | head -n 1 | palisade explain --drop -
 
 JSON:
-  {\"from\",\"to\",\"port\",\"flows\":[{\"family\",\"source\",\"destination\",\"egress\",\"ingress\",\"verdict\"}],\"notes\"}
+  {\"from\",\"to\",\"port\",\"flows\":[{\"family\",\"source\",\"destination\",\"egress\",\"ingress\",\"verdict\"}],\"notes\",\"reported\"}
   from and to are {\"pod\",\"service\",\"addresses\"}, the first two where there is one; there is a flow for each pair
   of addresses of one family; egress and ingress are {\"verdict\",\"because\",…}, with because one of
     open        no policy selects the pod in this direction
-    rule        \"policy\" and \"rule\": the first rule that allows
-    isolated    \"policies\":[{\"policy\",\"rules\":[{\"rule\",\"reason\"}],\"problems\"}]: none allows
+    rule        \"policy\" and \"rule\": the first rule that allows; \"others\":[{\"policy\",\"rule\"}] that allow it too, none if it is the
+                only one; \"isolatedBy\": all policies that isolate this side
+    isolated    \"policies\":[{\"policy\",\"rules\":[{\"rule\",\"reason\"}],\"problems\"}]: none allows; \"nearest\":{\"policy\",\"rule\",
+                \"missing\"}, where there is one: the rule that needs the fewest changes at the packet's ends to allow it, each of
+                which has \"missing\": port, targetPort, containerPort, pod, address, label, or namespace
+    audited     likewise, of policies in audit: it passes, and \"verdict\" is audit
     itself      a pod always reaches itself, through its own Service too
     notSubject  \"detail\": no pod, or one that policies do not apply to
     service     \"service\",\"backends\":[{\"address\",\"port\",\"pod\",\"ingress\"}]: each ready backend of the ClusterIP
+  egress and ingress have \"kernel\":{\"node\",\"verdict\",\"reason\",\"policies\",\"rule\",\"attached\",\"agrees\"} where the pod is on this node
+  reported, with --drop, is {\"time\",\"node\",\"verdict\",\"direction\",\"reason\",\"policies\",\"rule\",\"agrees\"}
 
-Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder cannot be read.
-Problems in the folder go to stderr.";
+Exit codes: 0 answered, whatever the answer is; 2 wrong usage, no such pod, or the folder or the cluster cannot be read.
+Problems in it go to stderr.";
 
 pub(super) const MATRIX: &str = "\
 A row for each ordered pair of pods, each family that both have, and each --port. A pod with itself, pods of the host
@@ -69,11 +81,35 @@ with the first.
 Examples:
   palisade matrix --from examples/shop --port 8080/TCP
   palisade matrix --from examples/shop --port 53/UDP --port ICMP -o json
+  KUBECONFIG=~/.kube/config palisade matrix --port 443/TCP
 
 JSON: [{\"from\",\"to\",\"family\",\"port\",\"egress\",\"ingress\",\"verdict\"}], family IPv4 or IPv6, the last three allow or deny;
 sorted by from, to and family, ports in the order given.
 
-Exit codes: 0 answered; 2 wrong usage, or the folder cannot be read. Problems in the folder go to stderr.";
+Exit codes: 0 answered; 2 wrong usage, or the folder or the cluster cannot be read. Problems in it go to stderr.";
+
+pub(super) const DIFF: &str = "\
+What is lost (allowed before, denied after) and what is gained, with the policy and rule that decide before and after. Compared is every
+pod with every other one, with each Service's ClusterIP, and with all other addresses: those that policies name one by one,
+and each block as a whole, with one of its addresses as an example. Ports are exact: all of which the verdict changes, and no others.
+A pod with itself is never meant. What policies in audit would deny passes, and counts as allowed. Pods, Namespaces, Services and EndpointSlices stay as they are.
+
+Examples:
+  palisade diff --from examples/shop --with edited/
+  KUBECONFIG=~/.kube/config palisade diff --with policies/ || echo 'this changes something'
+  palisade diff --from examples/shop --delete shop/default-deny -o json
+
+JSON:
+  {\"changes\":[{\"change\",\"from\",\"to\",\"families\",\"ports\",\"egress\",\"ingress\"}],\"notes\"}
+  change is lost or gained; it holds from each of from to each of to, each of which is one of
+    {\"pod\"}, with \"address\" where it has several of one family; {\"service\",\"address\"}; {\"address\"}; {\"block\",\"except\",\"address\"}: an example, and the block but for
+    smaller ones and the addresses of pods and Services
+  ports are as in 80/TCP and 8000-8010/UDP; TCP, UDP, SCTP: all ports of it; other: all other protocols
+  egress and ingress, where that end is a pod, are {\"before\",\"after\"} of {\"verdict\",\"because\",…}, with because one of
+    open, itself, rule (\"policy\",\"rule\"), isolated and audited (\"policies\"), as in explain
+
+Exit codes: 0 no change; 1 changes; 2 wrong usage, or a folder cannot be read as it is written. Problems that come with the edit go to
+stderr.";
 
 pub(super) const CLEAN: &str = "\
 Works after a crash too. Where nothing is left, it does nothing.

@@ -172,6 +172,10 @@ impl Kernel {
 }
 
 impl Inspector {
+    pub(super) fn open_maps(&self) -> &Maps {
+        &self.maps
+    }
+
     pub fn pin_path(&self) -> &Path {
         &self.pin_path
     }

@@ -1,26 +1,29 @@
-//! A folder's objects, what they come to, and the questions that the answers put to them.
+//! The objects of a folder or of a cluster, what they come to, and the questions that the answers put to them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::escape::escape;
+use crate::args::Objects;
+use crate::cluster::listing;
 use crate::compile::{self, Image};
 use crate::files;
 use crate::model::{
-    Direction, EndpointPort, Enforcement, Labels, Namespace, ObjectId, Pod, Policy, Problem, Service,
+    Change, Direction, EndpointPort, Enforcement, Labels, Namespace, ObjectId, Pod, Policy, Problem, Service,
     ServicePort, Snapshot,
 };
 use crate::resolve;
 
-/// Everything that a folder says, evaluated as if all its pods were local.
+/// Everything that a folder or a cluster says, evaluated as if all its pods were local.
 pub struct Cluster {
     pub snapshot: Snapshot,
     /// Those of reading, resolving and compiling; sorted, without duplicates.
     pub problems: Vec<Problem>,
+    /// Those of reading alone.
+    pub read_problems: Vec<Problem>,
     /// Objects that were passed over, by kind.
     pub skipped: BTreeMap<String, u64>,
     pub image: Image,
@@ -37,22 +40,34 @@ pub struct Backend {
 }
 
 impl Cluster {
-    /// Fails where the folder cannot be read at all; what is wrong in it becomes a problem.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let files::Loaded {
-            snapshot,
-            problems,
-            skipped,
-        } = files::load(folder)?;
-        Ok(Self::new(snapshot, problems, skipped))
+    /// Fails where the folder cannot be read at all, or the cluster cannot be asked; what is wrong in it becomes a problem.
+    pub fn load(objects: &Objects) -> Result<Self> {
+        match objects {
+            Objects::Folder(folder) => {
+                let files::Loaded {
+                    snapshot,
+                    problems,
+                    skipped,
+                } = files::load(folder)?;
+                Ok(Self::new(snapshot, problems, skipped))
+            }
+            Objects::ApiServer => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .context("cannot start the runtime")?;
+                let listing::Listed { snapshot, problems } = runtime.block_on(listing::load())?;
+                Ok(Self::new(snapshot, problems, BTreeMap::new()))
+            }
+        }
     }
 
     pub fn new(snapshot: Snapshot, problems: Vec<Problem>, skipped: BTreeMap<String, u64>) -> Self {
-        let resolution = resolve::resolve(&snapshot);
+        let resolution = resolution(&snapshot);
         let pods: Vec<&Pod> = snapshot.pods.iter().collect();
         let compiled = compile::compile(&resolution.endpoints, &pods);
-        let problems: BTreeSet<Problem> = problems
-            .into_iter()
+        let read_problems = problems;
+        let problems: BTreeSet<Problem> = (read_problems.iter().cloned())
             .chain(resolution.problems)
             .chain(compiled.problems)
             .collect();
@@ -62,6 +77,7 @@ impl Cluster {
                 .map(|n| (n.name.clone(), n.clone()))
                 .collect(),
             problems: problems.into_iter().collect(),
+            read_problems,
             skipped,
             image: compiled.image,
             snapshot,
@@ -73,25 +89,23 @@ impl Cluster {
         if let Some(pod) = self.snapshot.pods.iter().find(|pod| pod.id == *id) {
             return Ok(pod);
         }
-        let wanted = id.to_string();
-        let mut near: Vec<(usize, &ObjectId)> = (self.snapshot.pods.iter())
-            .map(|pod| (strsim::damerau_levenshtein(&wanted, &pod.id.to_string()), &pod.id))
-            .collect();
-        near.sort();
-        let names: Vec<String> = near
-            .iter()
-            .take(SUGGESTED)
-            .map(|(_, id)| escape(&id.to_string()))
-            .collect();
-        let wanted = escape(&wanted);
-        if names.is_empty() {
-            bail!("there is no pod {wanted}: the folder holds no pods");
+        let wanted = escape(&id.to_string());
+        match near(id, self.snapshot.pods.iter().map(|pod| &pod.id)) {
+            Some(near) => bail!("there is no pod {wanted}; there are {near}"),
+            None => bail!("there is no pod {wanted}, and no other one"),
         }
-        let rest = match near.len() - names.len() {
-            0 => String::new(),
-            rest => format!(" and {rest} more"),
-        };
-        bail!("there is no pod {wanted}; there are {}{rest}", names.join(", "))
+    }
+
+    /// The policy of this name, or an error that says which there are.
+    pub fn known_policy(&self, id: &ObjectId) -> Result<&Policy> {
+        if let Some(policy) = self.policy(id) {
+            return Ok(policy);
+        }
+        let wanted = escape(&id.to_string());
+        match near(id, self.snapshot.policies.iter().map(|policy| &policy.id)) {
+            Some(near) => bail!("there is no NetworkPolicy {wanted}; there are {near}"),
+            None => bail!("there is no NetworkPolicy {wanted}, and no other one"),
+        }
     }
 
     /// The live pod that an address stands for: the newest of those that claim it.
@@ -147,6 +161,14 @@ impl Cluster {
             .find(|service| service.cluster_ips.contains(&address))
     }
 
+    /// Addresses of all its ready backends, of either family.
+    pub fn ready(&self, service: &Service) -> impl Iterator<Item = IpAddr> {
+        let slices = self.snapshot.endpoint_slices.iter().filter(move |slice| {
+            slice.id.namespace == service.id.namespace && slice.service == service.id.name
+        });
+        slices.flat_map(|slice| slice.ready.iter().copied())
+    }
+
     /// Ready backends of one Service port, of the family of `cluster_ip`; sorted, without duplicates.
     pub fn backends(&self, service: &Service, port: &ServicePort, cluster_ip: IpAddr) -> Vec<Backend> {
         let is_target = |target: &&EndpointPort| target.name == port.name && target.protocol == port.protocol;
@@ -167,8 +189,45 @@ impl Cluster {
     }
 }
 
-/// Pods that an error names when the wanted one does not exist.
+/// By the index: a cluster may have thousands of each kind.
+fn resolution(snapshot: &Snapshot) -> resolve::Resolution {
+    let Snapshot {
+        namespaces,
+        pods,
+        policies,
+        services,
+        endpoint_slices,
+    } = snapshot;
+    let mut index = resolve::Index::new();
+    let objects = (namespaces.iter().cloned().map(Change::Namespace))
+        .chain(pods.iter().cloned().map(Change::Pod))
+        .chain(services.iter().cloned().map(Change::Service))
+        .chain(endpoint_slices.iter().cloned().map(Change::EndpointSlice))
+        .chain(policies.iter().cloned().map(Change::Policy));
+    for change in objects {
+        index.apply(change);
+    }
+    index.resolution()
+}
+
+/// Objects that an error names when the wanted one does not exist.
 const SUGGESTED: usize = 5;
+
+/// Those whose names are most like the wanted one; `None`: there are none at all.
+fn near<'a>(wanted: &ObjectId, known: impl Iterator<Item = &'a ObjectId>) -> Option<String> {
+    let wanted = wanted.to_string();
+    let mut near: Vec<(usize, &ObjectId)> = known
+        .map(|id| (strsim::damerau_levenshtein(&wanted, &id.to_string()), id))
+        .collect();
+    near.sort();
+    let names = near.iter().take(SUGGESTED).map(|(_, id)| escape(&id.to_string()));
+    let names: Vec<String> = names.collect();
+    match near.len() - names.len() {
+        _ if names.is_empty() => None,
+        0 => Some(names.join(", ")),
+        rest => Some(format!("{} and {rest} more", names.join(", "))),
+    }
+}
 
 fn owners(pods: &[Pod]) -> HashMap<IpAddr, usize> {
     let seniority = |pod: &Pod| (pod.created, pod.uid.clone(), pod.id.clone());

@@ -1,4 +1,4 @@
-//! What an operator types: `check`, `explain`, `matrix`, and how their answers print.
+//! What an operator types: `check`, `explain`, `matrix`, `diff`, and how their answers print.
 //!
 //! In: checked arguments and a folder. Out: an answer on the writer given, text or JSON; warnings about the folder on
 //! standard error. Nothing here touches a kernel: the verdicts are those of [`compile::eval`](crate::compile::eval).
@@ -6,10 +6,13 @@
 mod agent;
 mod check;
 mod cluster;
+mod diff;
 mod escape;
+mod example;
 mod explain;
 mod kubectl;
 mod matrix;
+mod ports;
 mod target;
 mod traffic;
 
@@ -17,18 +20,22 @@ use std::io::{self, Write};
 
 pub use agent::ask;
 pub use check::{Report, check};
+pub use cluster::Cluster;
+pub use diff::{By, Change, Decided, Difference, End, Kind, Sides, diff};
 pub use escape::escape;
 pub use explain::{
-    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Party, RuleReason, explain,
+    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Kernel, Missing, NamedRule, Nearest,
+    Party, Reported, RuleReason, Whose, explain,
 };
 pub use kubectl::kubectl;
 pub use matrix::{Row, matrix};
+pub use ports::Ports;
 use serde::{Serialize, Serializer};
 pub use target::Target;
 pub use traffic::Traffic;
 
 use crate::compile::Decision;
-use crate::model::Problem;
+use crate::model::{Direction, Problem};
 
 /// How an answer ended, for the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub enum Outcome {
     Done,
     /// `check` found problems.
     ProblemsFound,
+    /// `diff` found changes.
+    Changes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -117,6 +126,11 @@ fn warn(problems: &[Problem]) -> io::Result<()> {
 fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
+}
+
+/// Where in a policy a rule is.
+fn rule_path(direction: Direction, index: u32) -> String {
+    format!("spec.{direction}[{index}]")
 }
 
 fn as_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {

@@ -11,15 +11,32 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// minute, so one that is silent for longer has lost its server.
 const SILENCE: Duration = Duration::from_secs(100);
 
+/// A client, and which server it asks.
+pub struct Connection {
+    pub client: Client,
+    /// Its address, for errors.
+    pub server: String,
+}
+
 /// A client by `KUBECONFIG`, or by the ServiceAccount of the container. Sends nothing yet.
 ///
 /// # Errors
 /// There is neither, or it cannot be read.
 pub async fn client() -> Result<Client> {
+    Ok(open().await?.client)
+}
+
+/// As [`client`].
+///
+/// # Errors
+/// As those of [`client`].
+pub async fn open() -> Result<Connection> {
     let config = Config::infer().await.context(
         "cannot tell where the API server is; run it in a pod with a ServiceAccount, set KUBECONFIG, or name a folder with --from",
     )?;
-    client_of(config)
+    let server = config.cluster_url.to_string();
+    let client = client_of(config)?;
+    Ok(Connection { client, server })
 }
 
 /// A client by this configuration, with Palisade's timeouts, which does not try again by itself: kube's way with what a busy

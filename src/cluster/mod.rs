@@ -3,7 +3,7 @@
 //! In: NetworkPolicies, Pods, Namespaces, Services and EndpointSlices, watched. Out: PolicyEndpoints, applied. That is done by
 //! the one instance that holds the Lease; see [`controller`]. It goes through a watch of trees ([`tree`], [`watch`]), a ledger a
 //! kind that turns them into changes ([`ledger`]), the index of [`resolve`](crate::resolve), and a plan of what to write
-//! (`publish`). And on each node, for its agent: its own pods and the PolicyEndpoints that concern them; see [`local`].
+//! (`publish`). An answer that is given once begins with one list of all ([`listing`]). And on each node, for its agent: its own pods and the PolicyEndpoints that concern them; see [`local`].
 
 mod backoff;
 pub mod connection;
@@ -13,6 +13,7 @@ pub mod crds;
 mod fake;
 mod leader;
 pub mod ledger;
+pub mod listing;
 pub mod local;
 mod metrics;
 mod publish;

@@ -314,11 +314,11 @@ impl Answers {
     }
 }
 
-fn failed(error: anyhow::Error) -> Refusal {
+pub(super) fn failed(error: anyhow::Error) -> Refusal {
     Refusal::new(500, format!("{error:#}"), "see the agent's log")
 }
 
-fn rules(snapshot: &Snapshot) -> HashMap<RuleKey, &RuleInfo> {
+pub(super) fn rules(snapshot: &Snapshot) -> HashMap<RuleKey, &RuleInfo> {
     snapshot
         .counters
         .as_ref()
@@ -326,7 +326,10 @@ fn rules(snapshot: &Snapshot) -> HashMap<RuleKey, &RuleInfo> {
         .unwrap_or_default()
 }
 
-fn direction_state(direction: PodDirection, rules: &HashMap<RuleKey, &RuleInfo>) -> DirectionState {
+pub(super) fn direction_state(
+    direction: PodDirection,
+    rules: &HashMap<RuleKey, &RuleInfo>,
+) -> DirectionState {
     let isolation = direction.denied_by.or(direction.audited_by);
     DirectionState {
         state: match direction.psid {

@@ -312,7 +312,7 @@ impl ConntrackQuery {
     }
 }
 
-fn no_filter(key: &str, known: &[&str]) -> Refusal {
+pub(super) fn no_filter(key: &str, known: &[&str]) -> Refusal {
     Refusal::wrong(
         format!("there is no filter {key:?}"),
         format!("there are {}", known.join(", ")),

@@ -19,6 +19,7 @@ mod snapshot;
 mod spelling;
 mod state;
 pub mod trace;
+mod verdict;
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ pub use state::{
     Conntrack, ConntrackFlow, Count, DirectionState, Interface, Isolation, MapState, PodState, PolicyState,
     ProgramState, Status,
 };
+pub use verdict::{VerdictQuery, VerdictState};
 
 /// Where the agent answers.
 pub const SOCKET: &str = "/run/palisade/api.sock";

@@ -3,7 +3,8 @@
 //! `GET /v1/flows?last=&follow=&pod=&namespace=&verdict=&policy=&direction=&port=&reason=`: one JSON record a line, oldest first.
 //! `GET /v1/trace?pod=&source=&destination=&port=&protocol=&reason=&verdict=&for=&packets=`: one JSON line a packet, then why it ended.
 //! `GET /v1/status`, `/v1/pods?name=&namespace=`, `/v1/policies?name=&namespace=`, `/v1/maps`, `/v1/progs`,
-//! `/v1/conntrack?limit=&pod=&namespace=&port=`: JSON, as `state.rs` has it.
+//! `/v1/conntrack?limit=&pod=&namespace=&port=`: JSON, as `state.rs` has it. `/v1/verdict?pod=&direction=&peer=&protocol=&port=`: see
+//! `verdict.rs`.
 //! What cannot be answered is `{"status", "error", "remedy"}`.
 
 use std::io;
@@ -37,6 +38,7 @@ use super::answer::Refusal;
 use super::filter::{ConntrackQuery, Filter, FlowQuery, LAST, ObjectQuery};
 use super::flow::{Loser, Lost, Record};
 use super::trace;
+use super::verdict::VerdictQuery;
 use crate::socket;
 
 /// Readers that follow at once.
@@ -112,6 +114,7 @@ impl Server {
             .route("/v1/maps", get(maps))
             .route("/v1/progs", get(programs))
             .route("/v1/conntrack", get(conntrack))
+            .route("/v1/verdict", get(verdict))
             .fallback(async || Refusal::missing("there is no such path", "is the agent of another version?"))
             .with_state(seen);
         info!(socket = %path.display(), "answering palisade status, flows and others");
@@ -192,6 +195,11 @@ async fn programs((State(seen), _): Asked) -> Result<Response, Refusal> {
 async fn conntrack((State(seen), RawQuery(query)): Asked) -> Result<Response, Refusal> {
     let query = ConntrackQuery::decode(&query.unwrap_or_default())?;
     told(&seen, move |answers| answers.conntrack(&query)).await
+}
+
+async fn verdict((State(seen), RawQuery(query)): Asked) -> Result<Response, Refusal> {
+    let query = VerdictQuery::decode(&query.unwrap_or_default())?;
+    told(&seen, move |answers| answers.verdict(&query)).await
 }
 
 /// An answer as JSON. It is put together on a thread that may block, a few at once.

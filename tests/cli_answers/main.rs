@@ -1,4 +1,4 @@
-//! What `palisade check`, `explain` and `matrix` print, and their exit codes: the built binary on folders of YAML.
+//! What `palisade check`, `explain`, `matrix` and `diff` print, and their exit codes: the built binary on folders of YAML.
 //!
 //! Transcripts (`testdata/cli/*.transcript`) hold commands and all that they print; `UPDATE_GOLDEN=1` rewrites them.
 
@@ -49,6 +49,40 @@ fn explain_looks_through_services() {
 #[test]
 fn matrix_prints_tables_and_json_rows() {
     transcript("matrix.transcript");
+}
+
+#[test]
+fn explain_takes_a_flows_line() {
+    transcript("drop.transcript");
+}
+
+#[test]
+fn explain_reads_the_first_line_of_standard_input() {
+    let lines = "{\"type\":\"flow\",\"verdict\":\"denied\",\"direction\":\"ingress\",\"reason\":\"isolation\",\"pod\":\"shop/db-0\",\
+                 \"policies\":[\"shop/db\",\"shop/default-deny\"],\"source\":{\"address\":\"10.77.4.10\",\"port\":49152},\
+                 \"destination\":{\"address\":\"10.77.1.30\",\"port\":5432},\"protocol\":\"TCP\"}\n{\"type\":\"flow\"\n";
+    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
+        .args(["explain", "--from", "examples/shop", "--drop", "-", "-o", "json"])
+        .current_dir(root())
+        .env_clear()
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, lines.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(answer["to"]["pod"], "shop/db-0");
+    assert_eq!(answer["port"], "5432/TCP");
+    assert_eq!(answer["reported"]["agrees"], true);
+}
+
+#[test]
+fn diff_prints_what_is_lost_and_gained() {
+    transcript("diff.transcript");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The kernel as a judge: the image goes into real maps, and each question becomes a frame that runs through the real
 //! programs, dressed at random in what the wire allows: options, extension headers, fragments.
 
+// Each test crate that includes this module uses its own share of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use palisade::bpf::{ApplyError, Frame, Kernel};
+use palisade::bpf::{ApplyError, Frame, Judgement, Kernel};
 use palisade::compile::{Image, Psid, RuleKey, diff};
 use palisade::model::Direction;
 
@@ -109,6 +112,14 @@ impl KernelJudge {
             echo: self.rng.one_in(2),
         };
         Some(flow)
+    }
+
+    /// What the maps say of it, read entry by entry. `None`: the pod is unknown.
+    pub fn maps_say(&self, q: &Question) -> Option<bool> {
+        let (slot, _) = self.kernel.slots().find(|(_, uid)| **uid == q.pod_uid)?;
+        let inspector = self.kernel.inspector().expect("descriptors");
+        let judged = inspector.judge(slot, q.direction, q.peer, q.protocol, q.port);
+        Some(judged.expect("readable maps").verdict != Judgement::Denied)
     }
 
     /// Ports are new for each connection, but not all protocols have some.

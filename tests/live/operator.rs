@@ -38,6 +38,80 @@ fn shop(site: &Site) -> [Pod; 3] {
     pods
 }
 
+/// Each side of an explanation that is a pod's: what it says, and what the kernel does.
+fn sides(answer: &Value) -> Vec<(&Value, &Value)> {
+    let flows = answer["flows"].as_array().expect("flows").iter();
+    let sides = flows.flat_map(|flow| [&flow["egress"], &flow["ingress"]]);
+    sides
+        .filter(|side| side["because"] != "notSubject")
+        .map(|side| (side, &side["kernel"]))
+        .collect()
+}
+
+#[test]
+fn explain_compares_with_what_the_kernel_says() {
+    require_root!();
+    for kind in KINDS {
+        let mut site = Site::new(Layout::Routed, kind);
+        let _pods = shop(&site);
+        site.start(&["vethweb", "vethapi", "vethfree"]);
+        let folder = site.folder.path().to_str().expect("UTF-8").to_string();
+        let explain = |from: &str, [source, destination, port]: [&str; 3]| {
+            json(&site, &["explain", "--from", from, source, destination, port])
+        };
+        for (asked, verdict, by) in [
+            (["shop/web", "shop/api", "8080/TCP"], "allow", "rule"),
+            (["shop/web", "shop/api", "8081/TCP"], "deny", "isolation"),
+            (["shop/web", "shop/api", "ICMP"], "deny", "isolation"),
+            (["shop/free", "shop/api", "8080/TCP"], "deny", "isolation"),
+            (["203.0.113.9", "shop/api", "8080/TCP"], "deny", "isolation"),
+            (["shop/api", "shop/free", "53/UDP"], "allow", "open"),
+        ] {
+            let answer = explain(&folder, asked);
+            assert_eq!(answer["flows"][0]["verdict"], verdict, "{answer:#}");
+            let all = sides(&answer);
+            assert!(!all.is_empty());
+            for (side, kernel) in &all {
+                assert_eq!(kernel["agrees"], true, "{asked:?}: {side:#}");
+                assert_eq!(kernel["verdict"], side["verdict"], "{asked:?}: {side:#}");
+                assert_eq!(
+                    kernel["policies"].as_array().map(Vec::is_empty),
+                    Some(side["because"] == "open")
+                );
+                assert_eq!(kernel["rule"], side["rule"], "{asked:?}: {side:#}");
+            }
+            let (_, last) = all.last().expect("a side");
+            assert_eq!(last["reason"], by, "{asked:?}: {answer:#}");
+        }
+
+        // The same pods without policies: what is enforced is another thing.
+        let other = tempfile::tempdir().expect("a folder");
+        for name in ["pod-web.yaml", "pod-api.yaml", "pod-free.yaml"] {
+            std::fs::copy(site.folder.path().join(name), other.path().join(name)).expect("a copy");
+        }
+        let other = other.path().to_str().expect("UTF-8");
+        let answer = explain(other, ["shop/free", "shop/api", "8080/TCP"]);
+        let ingress = &answer["flows"][0]["ingress"];
+        assert_eq!(ingress["because"], "open");
+        assert_eq!(ingress["kernel"]["verdict"], "deny");
+        assert_eq!(ingress["kernel"]["policies"], json!(["shop/api"]));
+        assert_eq!(ingress["kernel"]["agrees"], false);
+        assert_eq!(answer["flows"][0]["egress"]["kernel"]["agrees"], true);
+        let text = site.ask(&["explain", "--from", other, "shop/free", "shop/api", "8080/TCP"]);
+        assert!(text.contains("isolated by shop/api; the two DIFFER"), "{text}");
+
+        // An agent that has ended answers no more, and that is no reason to say nothing.
+        let socket = site.socket();
+        site.crash();
+        assert!(socket.exists());
+        let text = site.ask(&["explain", "--from", other, "shop/free", "shop/api", "8080/TCP"]);
+        assert!(
+            text.contains("note: what the kernel of this node says is not known: "),
+            "{text}"
+        );
+    }
+}
+
 #[test]
 fn the_agent_says_what_is_in_force_and_the_kernel_has_it() {
     require_root!();

@@ -4,8 +4,12 @@
 
 #[cfg(test)]
 mod agreement;
+mod kernel;
+mod missing;
+mod nearest;
 mod print;
 mod reason;
+mod reported;
 mod side;
 
 use std::io::Write;
@@ -14,12 +18,16 @@ use std::net::IpAddr;
 use anyhow::Result;
 use serde::Serialize;
 
+pub use self::kernel::Kernel;
+pub use self::missing::{Missing, Nearest, Whose};
+use self::reason::Packet;
+pub use self::reported::Reported;
 use self::side::Side;
 use super::cluster::Cluster;
-use super::{Family, Outcome, Traffic, Verdict, as_text, warn, write_json};
-use crate::args::{Explain, Output};
+use super::{Family, Outcome, Traffic, Verdict, as_text, rule_path, warn, write_json};
+use crate::args::{self, Asked, Explain, Output};
 use crate::compile::{RuleInfo, eval};
-use crate::model::{Direction, ObjectId, Pod, Rule, RuleId, Service, ServicePort};
+use crate::model::{Direction, Pod, Policy, RuleId, Service, ServicePort};
 
 /// What `palisade explain -o json` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +41,9 @@ pub struct Explanation {
     pub flows: Vec<Flow>,
     /// What else is to know about the two.
     pub notes: Vec<String>,
+    /// What a flow's line tells, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reported: Option<Reported>,
 }
 
 /// One side of the question.
@@ -78,6 +89,9 @@ pub struct Deciding {
     pub verdict: Verdict,
     #[serde(flatten)]
     pub because: Because,
+    /// What the maps of this node's kernel say, where the pod is on it and its agent answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Kernel>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -98,15 +112,36 @@ pub enum Because {
     Itself,
     /// The first rule that allows.
     Rule {
-        /// `namespace/name`.
-        policy: String,
-        /// Path in the policy, as in `spec.ingress[0]`.
-        rule: String,
+        #[serde(flatten)]
+        by: NamedRule,
+        /// The others that allow it too; none: without that one it is denied.
+        others: Vec<NamedRule>,
+        /// All policies that isolate the pod in this direction, as `namespace/name`.
+        #[serde(rename = "isolatedBy")]
+        isolated_by: Vec<String>,
     },
     /// These policies isolate the pod and none allows.
-    Isolated { policies: Vec<IsolatingPolicy> },
+    Isolated {
+        policies: Vec<IsolatingPolicy>,
+        /// Absent where no rule could come to allow it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        nearest: Option<Nearest>,
+    },
     /// These policies in audit would isolate the pod and none would allow; no other isolates it.
-    Audited { policies: Vec<IsolatingPolicy> },
+    Audited {
+        policies: Vec<IsolatingPolicy>,
+        /// As for those that isolate.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        nearest: Option<Nearest>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct NamedRule {
+    /// `namespace/name`.
+    pub policy: String,
+    /// Path in the policy, as in `spec.ingress[0]`.
+    pub rule: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -130,16 +165,22 @@ pub struct RuleReason {
 pub fn explain(question: &Explain, out: &mut dyn Write) -> Result<Outcome> {
     let Explain {
         from,
-        source,
-        destination,
-        traffic,
+        asked,
+        socket,
         output,
     } = question;
     let cluster = Cluster::load(from)?;
     warn(&cluster.problems)?;
-    let source = Side::find(&cluster, source)?;
-    let destination = Side::find(&cluster, destination)?;
-    let explanation = Explanation::of(&cluster, &source, &destination, *traffic);
+    let mut explanation = match asked {
+        Asked::Packet(packet) => Explanation::of(&cluster, packet)?,
+        Asked::Flow(line) => {
+            let question = reported::read(line, &cluster)?;
+            let mut explanation = Explanation::of(&cluster, &question.packet)?;
+            question.compare(&mut explanation);
+            explanation
+        }
+    };
+    explanation.ask_kernel(socket)?;
     match output {
         Output::Json => write_json(out, &explanation)?,
         Output::Text => print::explanation(out, &explanation)?,
@@ -148,7 +189,19 @@ pub fn explain(question: &Explain, out: &mut dyn Write) -> Result<Outcome> {
 }
 
 impl Explanation {
-    fn of(cluster: &Cluster, source: &Side<'_>, destination: &Side<'_>, traffic: Traffic) -> Self {
+    /// Fails where there is no such pod.
+    pub fn of(cluster: &Cluster, packet: &args::Packet) -> Result<Self> {
+        let args::Packet {
+            source,
+            destination,
+            traffic,
+        } = packet;
+        let source = Side::find(cluster, source)?;
+        let destination = Side::find(cluster, destination)?;
+        Ok(Self::between(cluster, &source, &destination, *traffic))
+    }
+
+    fn between(cluster: &Cluster, source: &Side<'_>, destination: &Side<'_>, traffic: Traffic) -> Self {
         let asked = Question { cluster, traffic };
         let mut flows = Vec::new();
         for &from in &source.addresses {
@@ -175,6 +228,7 @@ impl Explanation {
             port: traffic,
             flows,
             notes,
+            reported: None,
         }
     }
 }
@@ -234,6 +288,7 @@ impl Question<'_> {
                 because: Because::NotSubject {
                     detail: side.not_subject(),
                 },
+                kernel: None,
             },
         }
     }
@@ -241,17 +296,23 @@ impl Question<'_> {
     fn pod_side(&self, pod: &Pod, direction: Direction, peer: IpAddr, traffic: Traffic) -> Deciding {
         let protocol = traffic.protocol(peer.is_ipv4());
         let image = &self.cluster.image;
-        let decision = eval(image, &pod.uid, direction, peer, protocol, traffic.port());
-        let Some(decision) = decision else {
+        let Some(decision) = eval(image, &pod.uid, direction, peer, protocol, traffic.port()) else {
             return Deciding {
                 verdict: Verdict::Deny,
-                because: Because::Isolated { policies: Vec::new() },
+                because: Because::Isolated {
+                    policies: Vec::new(),
+                    nearest: None,
+                },
+                kernel: None,
             };
         };
-        let reasons = |policies: &[ObjectId]| {
-            (policies.iter())
-                .map(|id| self.isolating(id, pod, direction, peer, traffic))
-                .collect()
+        let asked = |policy| Packet {
+            cluster: self.cluster,
+            policy,
+            direction,
+            subject: pod,
+            peer,
+            traffic,
         };
         let because = match decision.by.and_then(|key| image.rules.get(&key)) {
             None if pod.addresses.contains(&peer) => Because::Itself,
@@ -262,54 +323,55 @@ impl Question<'_> {
                 policy,
                 direction,
                 index: Some(index),
-            })) => Because::Rule {
-                policy: policy.to_string(),
-                rule: rule_path(*direction, *index),
-            },
-            Some(RuleInfo::Isolation { policies, .. }) => Because::Isolated {
-                policies: reasons(policies),
-            },
-            Some(RuleInfo::Audit { policies, .. }) => Because::Audited {
-                policies: reasons(policies),
-            },
+            })) => {
+                let by = NamedRule {
+                    policy: policy.to_string(),
+                    rule: rule_path(*direction, *index),
+                };
+                let isolating = self.isolating(pod, *direction);
+                let all = isolating.iter().flat_map(|policy| asked(policy).allowing());
+                Because::Rule {
+                    others: all.filter(|other| *other != by).collect(),
+                    by,
+                    isolated_by: isolating.iter().map(|policy| policy.id.to_string()).collect(),
+                }
+            }
+            Some(RuleInfo::Isolation { policies, .. }) => {
+                let policies = policies.iter().filter_map(|id| self.cluster.policy(id));
+                let packets: Vec<Packet<'_>> = policies.map(asked).collect();
+                Because::Isolated {
+                    policies: packets.iter().map(|packet| packet.denying()).collect(),
+                    nearest: nearest::nearest(packets.into_iter()),
+                }
+            }
+            Some(RuleInfo::Audit { policies, .. }) => {
+                let policies = policies.iter().filter_map(|id| self.cluster.policy(id));
+                let packets: Vec<Packet<'_>> = policies.map(asked).collect();
+                Because::Audited {
+                    policies: packets.iter().map(|packet| packet.denying()).collect(),
+                    nearest: nearest::nearest(packets.into_iter()),
+                }
+            }
         };
         Deciding {
             verdict: Verdict::of(decision),
             because,
+            kernel: None,
         }
     }
 
-    fn isolating(
-        &self,
-        id: &ObjectId,
-        pod: &Pod,
-        direction: Direction,
-        peer: IpAddr,
-        traffic: Traffic,
-    ) -> IsolatingPolicy {
-        let policy = self.cluster.policy(id);
-        let rules = policy
-            .and_then(|policy| policy.rules(direction))
-            .unwrap_or_default();
-        let reason = |rule: &Rule| {
-            let policy = policy?;
-            let packet = reason::Packet {
-                cluster: self.cluster,
-                policy,
-                direction,
-                subject: pod,
-                peer,
-                traffic,
-            };
-            Some(RuleReason {
-                rule: rule_path(direction, rule.index),
-                reason: packet.why_not(rule),
-            })
-        };
-        IsolatingPolicy {
-            policy: id.to_string(),
-            rules: rules.iter().filter_map(reason).collect(),
-            problems: self.cluster.has_problems(id),
+    /// The policies that isolate the pod, sorted.
+    fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<&Policy> {
+        let image = &self.cluster.image;
+        let isolation = (image.pods.get(&pod.uid))
+            .map(|pod| pod.direction(direction))
+            .and_then(|own| own.denied_by.or(own.audited_by))
+            .and_then(|key| image.rules.get(&key));
+        match isolation {
+            Some(RuleInfo::Isolation { policies, .. } | RuleInfo::Audit { policies, .. }) => {
+                policies.iter().filter_map(|id| self.cluster.policy(id)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -335,6 +397,36 @@ impl Question<'_> {
                 service: service.id.to_string(),
                 backends,
             },
+            kernel: None,
+        }
+    }
+}
+
+impl Packet<'_> {
+    /// The policy's rules that allow it.
+    fn allowing(self) -> Vec<NamedRule> {
+        let rules = self.policy.rules(self.direction).unwrap_or_default();
+        let allowing = rules.iter().filter(|rule| self.against(rule).is_none());
+        allowing
+            .map(|rule| NamedRule {
+                policy: self.policy.id.to_string(),
+                rule: rule_path(self.direction, rule.index),
+            })
+            .collect()
+    }
+
+    /// Why none of the policy's rules does.
+    fn denying(self) -> IsolatingPolicy {
+        let rules = self.policy.rules(self.direction).unwrap_or_default();
+        IsolatingPolicy {
+            policy: self.policy.id.to_string(),
+            rules: (rules.iter())
+                .map(|rule| RuleReason {
+                    rule: rule_path(self.direction, rule.index),
+                    reason: self.why_not(rule),
+                })
+                .collect(),
+            problems: self.cluster.has_problems(&self.policy.id),
         }
     }
 }
@@ -347,8 +439,4 @@ fn service_port(service: &Service, traffic: Traffic) -> Option<&ServicePort> {
         .ports
         .iter()
         .find(|port| port.protocol == protocol && port.port == number)
-}
-
-fn rule_path(direction: Direction, index: u32) -> String {
-    format!("spec.{direction}[{index}]")
 }

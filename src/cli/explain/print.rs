@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
-use super::{Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Party};
+use super::{
+    Backend, Because, Deciding, Explanation, Flow, IsolatingPolicy, Kernel, NamedRule, Nearest, Party,
+    Reported,
+};
 use crate::cli::{Verdict, escape};
 use crate::model::Direction;
 
@@ -13,6 +16,7 @@ pub(super) fn explanation(out: &mut dyn Write, explanation: &Explanation) -> io:
         port,
         flows,
         notes,
+        reported,
     } = explanation;
     writeln!(out, "{} -> {} {port}", name(from), name(to))?;
     for alike in alike(flows) {
@@ -20,6 +24,9 @@ pub(super) fn explanation(out: &mut dyn Write, explanation: &Explanation) -> io:
     }
     for note in notes {
         writeln!(out, "note: {}", escape(note))?;
+    }
+    if let Some(reported) = reported {
+        print_reported(out, reported)?;
     }
     Ok(())
 }
@@ -85,8 +92,25 @@ fn said(verdict: Verdict) -> &'static str {
 
 /// The rest of a line, and what belongs under it.
 fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, indent: &str) -> io::Result<()> {
-    let Deciding { verdict, because } = deciding;
-    let said = said(*verdict);
+    let Deciding {
+        verdict,
+        because,
+        kernel,
+    } = deciding;
+    print_because(out, direction, *verdict, because, indent)?;
+    kernel
+        .iter()
+        .try_for_each(|kernel| print_kernel(out, kernel, indent))
+}
+
+fn print_because(
+    out: &mut dyn Write,
+    direction: Direction,
+    verdict: Verdict,
+    because: &Because,
+    indent: &str,
+) -> io::Result<()> {
+    let said = said(verdict);
     match because {
         Because::NotSubject { detail } => writeln!(out, "not judged: {}", escape(detail)),
         Because::Service { backends, .. } if backends.is_empty() => {
@@ -103,14 +127,34 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
         }
         Because::Open => writeln!(out, "{said}: no policy selects it for {direction}"),
         Because::Itself => writeln!(out, "{said}: a pod always reaches itself"),
-        Because::Rule { policy, rule } => writeln!(out, "{said} by policy {} {rule}", escape(policy)),
-        Because::Isolated { policies } => {
+        Because::Rule {
+            by,
+            others,
+            isolated_by,
+        } => {
+            let only = if others.is_empty() {
+                ", and by no other rule"
+            } else {
+                ""
+            };
+            writeln!(out, "{said} by policy {}{only}", named(by))?;
+            if !others.is_empty() {
+                writeln!(out, "{indent}and by {}", listed(others, named))?;
+            }
+            writeln!(
+                out,
+                "{indent}isolated by {}",
+                listed(isolated_by, |policy| escape(policy))
+            )
+        }
+        Because::Isolated { policies, nearest } => {
             writeln!(out, "{said}: isolated, and no rule allows this")?;
             policies
                 .iter()
-                .try_for_each(|policy| isolating(out, direction, policy, indent))
+                .try_for_each(|policy| isolating(out, direction, policy, indent))?;
+            nearest.iter().try_for_each(|rule| would(out, rule, indent))
         }
-        Because::Audited { policies } => {
+        Because::Audited { policies, nearest } => {
             let names: Vec<String> = policies.iter().map(|one| escape(&one.policy)).collect();
             let plural = if names.len() == 1 { "policy" } else { "policies" };
             writeln!(
@@ -120,9 +164,119 @@ fn deciding(out: &mut dyn Write, direction: Direction, deciding: &Deciding, inde
             )?;
             policies
                 .iter()
-                .try_for_each(|policy| isolating(out, direction, policy, indent))
+                .try_for_each(|policy| isolating(out, direction, policy, indent))?;
+            nearest.iter().try_for_each(|rule| would(out, rule, indent))
         }
     }
+}
+
+fn print_kernel(out: &mut dyn Write, kernel: &Kernel, indent: &str) -> io::Result<()> {
+    let Kernel {
+        node,
+        verdict,
+        reason,
+        policies,
+        rule,
+        attached,
+        agrees,
+    } = kernel;
+    write!(out, "{indent}kernel of {}: {}", escape(node), said(*verdict))?;
+    match (reason.as_str(), rule) {
+        (_, Some(rule)) => write!(
+            out,
+            " by policy {} {}",
+            listed(policies, |one| escape(one)),
+            escape(rule)
+        )?,
+        ("isolation", None) if !policies.is_empty() => {
+            write!(out, ", isolated by {}", listed(policies, |one| escape(one)))?;
+        }
+        (reason, None) => write!(out, ", {}", escape(reason))?,
+    }
+    if !attached {
+        write!(
+            out,
+            "; its interface lacks the program, so NOTHING IS ENFORCED there"
+        )?;
+    }
+    match agrees {
+        true => writeln!(out, "; the two agree"),
+        false => writeln!(
+            out,
+            "; the two DIFFER: see palisade status, and that both read the same objects"
+        ),
+    }
+}
+
+fn print_reported(out: &mut dyn Write, reported: &Reported) -> io::Result<()> {
+    let Reported {
+        time,
+        node,
+        verdict,
+        direction,
+        reason,
+        policies,
+        rule,
+        agrees,
+    } = reported;
+    write!(out, "reported: {direction} {}", said(*verdict))?;
+    match (reason.as_str(), rule) {
+        (_, Some(rule)) => write!(
+            out,
+            " by policy {} {}",
+            listed(policies, |one| escape(one)),
+            escape(rule)
+        )?,
+        ("isolation", None) if *verdict == Verdict::Audit => {
+            write!(out, ": {}", listed(policies, |one| escape(one)))?;
+        }
+        ("isolation", None) => write!(out, ": isolated by {}", listed(policies, |one| escape(one)))?,
+        (reason, None) => write!(out, ": {}", escape(reason))?,
+    }
+    for (before, part) in [(" on node", node), (" at", time)] {
+        if let Some(part) = part {
+            write!(out, "{before} {}", escape(part))?;
+        }
+    }
+    match agrees {
+        Some(true) => writeln!(out, "; policies say the same now"),
+        Some(false) => writeln!(
+            out,
+            "; policies say otherwise now: they, or who has these addresses, changed since, or the node has not caught up"
+        ),
+        None => writeln!(out, "; policies have no say on that: see docs/metrics.md"),
+    }
+}
+
+fn named(rule: &NamedRule) -> String {
+    format!("{} {}", escape(&rule.policy), rule.rule)
+}
+
+/// Names of a line; JSON has all.
+const SHOWN: usize = 8;
+
+fn listed<T>(list: &[T], text: impl Fn(&T) -> String) -> String {
+    let shown: Vec<String> = list.iter().take(SHOWN).map(text).collect();
+    match list.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        rest => format!("{} and {rest} more", shown.join(", ")),
+    }
+}
+
+/// What the nearest rule lacks.
+fn would(out: &mut dyn Write, nearest: &Nearest, indent: &str) -> io::Result<()> {
+    let Nearest {
+        policy,
+        rule,
+        missing,
+    } = nearest;
+    let missing: Vec<String> = missing.iter().map(|one| escape(&one.to_string())).collect();
+    writeln!(
+        out,
+        "{indent}nearest: policy {} {rule} would allow it if {}",
+        escape(policy),
+        missing.join(", and ")
+    )
 }
 
 fn backend(out: &mut dyn Write, backend: &Backend, indent: &str) -> io::Result<()> {

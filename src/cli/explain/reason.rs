@@ -1,5 +1,6 @@
 //! Why a rule does not allow a packet, in words, read off the policy as it is written.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::service_port;
@@ -26,6 +27,31 @@ pub(super) struct Packet<'a> {
     pub traffic: Traffic,
 }
 
+/// Which of a destination's ports are asked about.
+#[derive(Clone, Copy)]
+pub(super) enum Asked {
+    One(Traffic),
+    /// All of a protocol: a backend without a port number serves at each.
+    Every(Protocol),
+}
+
+impl Asked {
+    pub fn of(protocol: Protocol, port: Option<u16>) -> Self {
+        port.map_or(Self::Every(protocol), |port| {
+            Self::One(Traffic::Port(protocol, port))
+        })
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(traffic) => write!(f, "{traffic}"),
+            Self::Every(protocol) => write!(f, "every {protocol} port"),
+        }
+    }
+}
+
 /// `None`: it matches.
 pub(super) type Objection = Option<String>;
 
@@ -37,15 +63,15 @@ impl<'a> Packet<'a> {
 
     /// What in the rule, or behind the Service that the packet is addressed to, keeps it from allowing.
     pub fn against(self, rule: &Rule) -> Objection {
-        match (self.objection(rule), self.service()) {
+        match (self.objection(rule, Asked::One(self.traffic)), self.service()) {
             (Some(_), Some(service)) => self.through(service, rule),
             (objection, _) => objection,
         }
     }
 
     /// The rule as it is written, Services aside.
-    fn objection(self, rule: &Rule) -> Objection {
-        let objections: Vec<String> = [self.peers(rule), self.ports(rule)]
+    fn objection(self, rule: &Rule, asked: Asked) -> Objection {
+        let objections: Vec<String> = [self.peers(rule), self.ports(rule, asked)]
             .into_iter()
             .flatten()
             .collect();
@@ -53,12 +79,12 @@ impl<'a> Packet<'a> {
     }
 
     /// The Service that an egress packet is addressed to.
-    fn service(self) -> Option<&'a Service> {
+    pub fn service(self) -> Option<&'a Service> {
         let is_service = self.direction == Direction::Egress && self.cluster.owner(self.peer).is_none();
         is_service.then(|| self.cluster.service_at(self.peer)).flatten()
     }
 
-    fn peers(self, rule: &Rule) -> Objection {
+    pub fn peers(self, rule: &Rule) -> Objection {
         let peers = rule.peers.as_ref()?;
         if peers.is_empty() {
             return Some("none of its peers could be read".to_string());
@@ -99,9 +125,21 @@ impl<'a> Packet<'a> {
         if !cidr.contains(self.peer) {
             return Some(format!("{} is not in {net}", self.peer));
         }
-        let except = except.iter().find(|except| except.contains(self.peer))?;
+        if let Some(except) = except.iter().find(|except| except.contains(self.peer)) {
+            return Some(format!(
+                "{} is in {net} but excepted by {}",
+                self.peer,
+                except.net()
+            ));
+        }
+        // What is excepted is not to be had by way of a ClusterIP either.
+        let service = self.service()?;
+        let (backend, except) = self.cluster.ready(service).find_map(|backend| {
+            let except = except.iter().find(|except| except.contains(backend))?;
+            Some((backend, except))
+        })?;
         Some(format!(
-            "{} is in {net} but excepted by {}",
+            "{} is in {net}, but stands for {backend}, which is excepted by {}",
             self.peer,
             except.net()
         ))
@@ -124,26 +162,25 @@ impl<'a> Packet<'a> {
         }
     }
 
-    fn ports(self, rule: &Rule) -> Objection {
+    pub fn ports(self, rule: &Rule, asked: Asked) -> Objection {
         let ports = rule.ports.as_ref()?;
         if ports.is_empty() {
             return Some("none of its ports could be read".to_string());
         }
-        let Traffic::Port(protocol, number) = self.traffic else {
-            return Some(format!("it lists ports, and {} has none", self.traffic));
+        let (protocol, number) = match asked {
+            Asked::One(Traffic::Port(protocol, number)) => (protocol, Some(number)),
+            Asked::Every(protocol) => (protocol, None),
+            Asked::One(traffic) => return Some(format!("it lists ports, and {traffic} has none")),
         };
         let mut objections = Vec::with_capacity(ports.len());
         for port in ports {
             objections.push(self.one_port(port, protocol, number)?);
         }
-        Some(format!(
-            "no port matches {} ({})",
-            self.traffic,
-            listed(&objections, ", ")
-        ))
+        Some(format!("no port matches {asked} ({})", listed(&objections, ", ")))
     }
 
-    fn one_port(self, port: &PortMatch, protocol: Protocol, number: u16) -> Objection {
+    /// `number` `None`: all of them.
+    fn one_port(self, port: &PortMatch, protocol: Protocol, number: Option<u16>) -> Objection {
         match port {
             PortMatch::Every(own) => (*own != protocol).then(|| format!("every {own} port")),
             PortMatch::Range {
@@ -151,8 +188,11 @@ impl<'a> Packet<'a> {
                 first,
                 last,
             } => {
-                let matches = *own == protocol && (*first..=*last).contains(&number);
-                (!matches).then(|| match first == last {
+                let matches = match number {
+                    Some(number) => (*first..=*last).contains(&number),
+                    None => *first <= 1 && *last == u16::MAX,
+                };
+                (!(matches && *own == protocol)).then(|| match first == last {
                     true => format!("{first}/{own}"),
                     false => format!("{first}-{last}/{own}"),
                 })
@@ -161,13 +201,17 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// A named port is resolved on the pod at the packet's destination.
-    fn named(self, name: &str, own: Protocol, protocol: Protocol, number: u16) -> Objection {
-        let destination = match self.direction {
+    /// The pod at the packet's destination.
+    pub fn destination(self) -> Option<&'a Pod> {
+        match self.direction {
             Direction::Ingress => Some(self.subject),
             Direction::Egress => self.cluster.owner(self.peer),
-        };
-        let Some(pod) = destination else {
+        }
+    }
+
+    /// A named port is resolved on the pod at the packet's destination.
+    fn named(self, name: &str, own: Protocol, protocol: Protocol, number: Option<u16>) -> Objection {
+        let Some(pod) = self.destination() else {
             return Some(format!("{name}/{own}, a name that only pods' ports have"));
         };
         let is_named = |port: &&ContainerPort| port.protocol == own && port.name.as_deref() == Some(name);
@@ -177,7 +221,7 @@ impl<'a> Packet<'a> {
             .filter(is_named)
             .map(|port| port.number)
             .collect();
-        if own == protocol && numbers.contains(&number) {
+        if own == protocol && number.is_some_and(|number| numbers.contains(&number)) {
             return None;
         }
         Some(match numbers.as_slice() {
@@ -205,11 +249,11 @@ impl<'a> Packet<'a> {
         let objection = |backend: &Backend| {
             let packet = Self {
                 peer: backend.address,
-                traffic: Traffic::Port(port.protocol, backend.port.unwrap_or(port.port)),
                 ..self
             };
-            let objection = packet.objection(rule)?;
-            Some(format!("{} {}: {objection}", packet.peer, packet.traffic))
+            let asked = Asked::of(port.protocol, backend.port);
+            let objection = packet.objection(rule, asked)?;
+            Some(format!("{} {asked}: {objection}", packet.peer))
         };
         let denied: Vec<String> = backends.iter().filter_map(objection).collect();
         let first = denied.first()?;
