@@ -124,6 +124,13 @@ pub fn remove(config: &Config) -> Removed {
         return removed;
     }
     removed.note(binary.path(), binary.remove());
+    for folder in [&config.conf_dir, &config.bin_dir] {
+        let swept = match replace::remove_leftovers(folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(false),
+        };
+        removed.note(folder, swept);
+    }
     let socket = fs::remove_file(&config.socket).map(|()| true);
     removed.note(
         &config.socket,
