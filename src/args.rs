@@ -5,6 +5,7 @@
 mod agent;
 mod cluster;
 mod help;
+mod questions;
 mod trace;
 
 use std::ffi::{OsStr, OsString};
@@ -19,13 +20,14 @@ pub use self::agent::{Ask, DataOutput, FlowOutput, Flows, Kubectl, Question};
 use self::agent::{RawAsk, RawFlowKeeping, RawKubectl, RawSocket};
 pub use self::cluster::{Cluster, Node};
 use self::cluster::{RawCluster, RawCniPaths};
+pub use self::questions::{Asked, Diff, Edit, Explain, Packet};
+use self::questions::{RawDiff, RawExplain};
 pub use self::trace::TraceOutput;
 use clap_complete::Shell;
 
 use crate::bpf::{AttachKind, Config, MapSizes};
-use crate::cli::{Target, Traffic};
+use crate::cli::Traffic;
 use crate::cni::{Mode, install};
-use crate::model::ObjectId;
 use crate::observe::Detail;
 
 /// What to do, checked.
@@ -92,32 +94,6 @@ pub struct Check {
     pub output: Output,
 }
 
-/// `palisade explain`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explain {
-    pub from: Objects,
-    pub asked: Asked,
-    /// Where the agent of this node answers, if there is one.
-    pub socket: PathBuf,
-    pub output: Output,
-}
-
-/// What is to be explained.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    Packet(Packet),
-    /// A flow's line as JSON, or `-`: it is read from standard input.
-    Flow(String),
-}
-
-/// The first packet of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
-    pub source: Target,
-    pub destination: Target,
-    pub traffic: Traffic,
-}
-
 /// `palisade matrix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matrix {
@@ -125,25 +101,6 @@ pub struct Matrix {
     /// At least one, in the order given, without duplicates.
     pub ports: Vec<Traffic>,
     pub output: Output,
-}
-
-/// `palisade diff`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diff {
-    pub from: Objects,
-    pub edit: Edit,
-    pub output: Output,
-}
-
-/// What is to become of policies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edit {
-    /// A folder whose NetworkPolicies replace those of the same names, or come anew.
-    pub with: Option<PathBuf>,
-    /// Whether those go that the folder does not have.
-    pub replace: bool,
-    /// Those that go besides.
-    pub delete: Vec<ObjectId>,
 }
 
 /// `palisade clean`.
@@ -419,33 +376,6 @@ struct RawCheck {
 }
 
 #[derive(Debug, Args)]
-struct RawExplain {
-    #[command(flatten)]
-    from: RawFrom,
-    /// NAMESPACE/POD or an address
-    #[arg(value_name = "SRC", required_unless_present = "drop")]
-    source: Option<Target>,
-    /// NAMESPACE/POD or an address
-    #[arg(value_name = "DST", required_unless_present = "drop")]
-    destination: Option<Target>,
-    /// As in 80/TCP, 53/UDP, ICMP
-    #[arg(value_name = "PORT/PROTO", required_unless_present = "drop")]
-    traffic: Option<Traffic>,
-    /// Instead: the packet of this line of `palisade flows -o json`; -: of the first line of standard input
-    #[arg(
-        long,
-        value_name = "FLOW",
-        conflicts_with = "source",
-        allow_hyphen_values = true
-    )]
-    drop: Option<String>,
-    #[command(flatten)]
-    socket: RawSocket,
-    #[command(flatten)]
-    output: RawOutput,
-}
-
-#[derive(Debug, Args)]
 struct RawMatrix {
     #[command(flatten)]
     from: RawFrom,
@@ -454,39 +384,6 @@ struct RawMatrix {
     ports: Vec<Traffic>,
     #[command(flatten)]
     output: RawOutput,
-}
-
-#[derive(Debug, Args)]
-struct RawDiff {
-    #[command(flatten)]
-    from: RawFrom,
-    #[command(flatten)]
-    edit: RawEdit,
-    #[command(flatten)]
-    output: RawOutput,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
-struct RawEdit {
-    /// Folder of edited policies: each replaces the NetworkPolicy of its namespace and name, or comes anew
-    #[arg(long, value_name = "FOLDER")]
-    with: Option<PathBuf>,
-    /// NetworkPolicies that --with does not have go
-    #[arg(long, requires = "with")]
-    replace: bool,
-    /// A NetworkPolicy that goes; may be repeated
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = policy_name)]
-    delete: Vec<ObjectId>,
-}
-
-fn policy_name(text: &str) -> Result<ObjectId, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(ObjectId::new(namespace, name))
-        }
-        _ => Err("write NAMESPACE/NAME".to_string()),
-    }
 }
 
 #[derive(Debug, Args)]
@@ -519,38 +416,13 @@ impl RawCommand {
                 from: from.checked(),
                 output: output.checked(),
             }),
-            Self::Explain(RawExplain {
-                from,
-                source,
-                destination,
-                traffic,
-                drop,
-                socket,
-                output,
-            }) => Command::Explain(Explain {
-                from: from.checked(),
-                asked: match (source, destination, traffic, drop) {
-                    (_, _, _, Some(line)) => Asked::Flow(line),
-                    (Some(source), Some(destination), Some(traffic), None) => Asked::Packet(Packet {
-                        source,
-                        destination,
-                        traffic,
-                    }),
-                    _ => return Err("explain needs SRC, DST and PORT/PROTO, or --drop".to_string()),
-                },
-                socket: socket.checked(),
-                output: output.checked(),
-            }),
+            Self::Explain(raw) => Command::Explain(raw.checked()?),
             Self::Matrix(RawMatrix { from, ports, output }) => Command::Matrix(Matrix {
                 from: from.checked(),
                 ports: without_duplicates(ports),
                 output: output.checked(),
             }),
-            Self::Diff(RawDiff { from, edit, output }) => Command::Diff(Diff {
-                from: from.checked(),
-                edit: edit.checked(),
-                output: output.checked(),
-            }),
+            Self::Diff(raw) => Command::Diff(raw.checked()),
             Self::Clean(RawClean { pin_path }) => Command::Clean(Clean {
                 pin_path: pin_path.checked(),
             }),
@@ -577,21 +449,6 @@ impl RawFrom {
     fn checked(self) -> Objects {
         let Self { from } = self;
         from.map_or(Objects::ApiServer, Objects::Folder)
-    }
-}
-
-impl RawEdit {
-    fn checked(self) -> Edit {
-        let Self {
-            with,
-            replace,
-            delete,
-        } = self;
-        Edit {
-            with,
-            replace,
-            delete,
-        }
     }
 }
 
