@@ -46,7 +46,7 @@ impl Source for ApiServer {
     }
 
     fn take(&mut self, wanted: &mut Wanted) -> Taken {
-        let update = self.local.take();
+        let mut update = self.local.take();
         self.count();
         let mut taken = Taken {
             news: !update.is_empty(),
@@ -54,7 +54,7 @@ impl Source for ApiServer {
             incomplete: !self.local.is_synced(),
             ..Taken::default()
         };
-        taken.known = known(&update);
+        taken.known = known(&mut update);
         taken.pods = put(wanted, &update);
         taken.objects = update.objects;
         taken
@@ -82,16 +82,14 @@ impl Source for ApiServer {
 }
 
 /// Whose addresses an update tells of: the node's pods, and those that the policies of their namespaces select.
-fn known(update: &Update) -> Vec<Known> {
+fn known(update: &mut Update) -> Vec<Known> {
     let pods = update.pods.iter().map(|(uid, pod)| match pod {
         Some(pod) => Known::Pod(pod.clone()),
         None => Known::PodGone(uid.clone()),
     });
-    let policies = update.endpoints.iter().map(|(policy, slices)| match slices {
-        Some(slices) => Known::Policy(policy.clone(), slices.clone()),
-        None => Known::PolicyGone(policy.clone()),
-    });
-    pods.chain(policies).collect()
+    let names = std::mem::take(&mut update.names).into_iter();
+    pods.chain(names.map(|(object, pods)| Known::Selected(object, pods)))
+        .collect()
 }
 
 /// Whether pods are to be found anew.

@@ -219,6 +219,8 @@ impl<S: Source> Node<S> {
             // What came while not all was known counts from the first change on.
             let policies = std::mem::take(&mut first) | policies;
             self.shown
+                .state(incomplete, secured.waiting(), self.source.watches());
+            self.shown
                 .enforced(&self.agent, &wanted, policies, &enforced, took);
             problems.replace(vec![("node", enforced.problems)]);
             self.tell(&mut problems);

@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::api::PolicyEndpoint;
 use crate::model::{ObjectId, Pod};
 
 /// Something that says whose address it is.
@@ -14,9 +13,8 @@ pub enum Known {
     Pod(Pod),
     /// By UID.
     PodGone(Arc<str>),
-    /// The slices of a policy, by its UID, in place of those before.
-    Policy(Arc<str>, Vec<Arc<PolicyEndpoint>>),
-    PolicyGone(Arc<str>),
+    /// Pods that an object of this name tells of, in place of those before.
+    Selected(Arc<str>, Vec<(IpAddr, ObjectId)>),
     Service(ObjectId, Vec<IpAddr>),
     ServiceGone(ObjectId),
 }
@@ -27,9 +25,9 @@ pub enum Known {
 pub(super) struct AddressBook {
     pods: HashMap<IpAddr, Vec<(Arc<str>, ObjectId)>>,
     of_pods: HashMap<Arc<str>, Vec<IpAddr>>,
-    /// With how many slices name it so.
+    /// With how many objects name it so.
     selected: HashMap<IpAddr, Vec<(ObjectId, usize)>>,
-    policies: HashMap<Arc<str>, Vec<Arc<PolicyEndpoint>>>,
+    of_objects: HashMap<Arc<str>, Vec<(IpAddr, ObjectId)>>,
     services: HashMap<IpAddr, ObjectId>,
     of_services: HashMap<ObjectId, Vec<IpAddr>>,
 }
@@ -73,23 +71,17 @@ impl AddressBook {
                 }
             }
             Known::PodGone(uid) => self.forget_pod(&uid),
-            Known::Policy(uid, slices) => {
-                // A slice that did not change is the same one as before.
-                let before = self.policies.remove(&uid).unwrap_or_default();
-                let is_in = |list: &[Arc<PolicyEndpoint>], slice: &Arc<PolicyEndpoint>| {
-                    list.iter().any(|other| Arc::ptr_eq(other, slice))
-                };
-                for slice in slices.iter().filter(|slice| !is_in(&before, slice)) {
-                    self.select(slice);
-                }
-                for slice in before.iter().filter(|slice| !is_in(&slices, slice)) {
-                    self.deselect(slice);
-                }
-                self.policies.insert(uid, slices);
-            }
-            Known::PolicyGone(uid) => {
-                for slice in self.policies.remove(&uid).unwrap_or_default() {
-                    self.deselect(&slice);
+            Known::Selected(object, pods) => {
+                let before = self.of_objects.remove(&object).unwrap_or_default();
+                let pods: Vec<_> = pods
+                    .into_iter()
+                    .map(|(address, id)| self.select(address, id))
+                    .collect();
+                before
+                    .into_iter()
+                    .for_each(|(address, id)| self.deselect(address, &id));
+                if !pods.is_empty() {
+                    self.of_objects.insert(object, pods);
                 }
             }
             Known::Service(id, addresses) => {
@@ -122,37 +114,31 @@ impl AddressBook {
         }
     }
 
-    fn select(&mut self, slice: &PolicyEndpoint) {
-        for pod in &slice.spec.pod_selector_endpoints {
-            let claims = self.selected.entry(pod.pod_ip).or_default();
-            let is_it = |id: &ObjectId| id.name == pod.name && id.namespace == pod.namespace;
-            match claims.iter_mut().find(|(id, _)| is_it(id)) {
-                Some((_, slices)) => *slices += 1,
-                None => {
-                    let id = ObjectId {
-                        namespace: pod.namespace.clone(),
-                        name: pod.name.clone(),
-                    };
-                    claims.push((id, 1));
-                }
+    /// One more object names it so. Its name is held once, however many do.
+    fn select(&mut self, address: IpAddr, id: ObjectId) -> (IpAddr, ObjectId) {
+        let claims = self.selected.entry(address).or_default();
+        match claims.iter_mut().find(|(known, _)| *known == id) {
+            Some((known, objects)) => {
+                *objects += 1;
+                (address, known.clone())
+            }
+            None => {
+                claims.push((id.clone(), 1));
+                (address, id)
             }
         }
     }
 
-    fn deselect(&mut self, slice: &PolicyEndpoint) {
-        for pod in &slice.spec.pod_selector_endpoints {
-            let Some(claims) = self.selected.get_mut(&pod.pod_ip) else {
-                continue;
-            };
-            for (id, slices) in &mut *claims {
-                if id.name == pod.name && id.namespace == pod.namespace {
-                    *slices -= 1;
-                }
-            }
-            claims.retain(|(_, slices)| *slices > 0);
-            if claims.is_empty() {
-                self.selected.remove(&pod.pod_ip);
-            }
+    fn deselect(&mut self, address: IpAddr, id: &ObjectId) {
+        let Some(claims) = self.selected.get_mut(&address) else {
+            return;
+        };
+        for (known, objects) in &mut *claims {
+            *objects -= usize::from(known == id);
+        }
+        claims.retain(|(_, objects)| *objects > 0);
+        if claims.is_empty() {
+            self.selected.remove(&address);
         }
     }
 }
@@ -160,24 +146,16 @@ impl AddressBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{PodEndpoint, PolicyEndpointSpec};
 
     fn ip(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
     }
 
-    fn slice(pods: &[(&str, u8)]) -> Arc<PolicyEndpoint> {
-        let endpoint = |(name, last): &(&str, u8)| PodEndpoint {
-            host_ip: None,
-            pod_ip: ip(*last),
-            name: (*name).into(),
-            namespace: "shop".into(),
-        };
-        let spec = PolicyEndpointSpec {
-            pod_selector_endpoints: pods.iter().map(endpoint).collect(),
-            ..PolicyEndpointSpec::default()
-        };
-        Arc::new(PolicyEndpoint::new("slice", spec))
+    fn selected(object: &str, pods: &[(&str, u8)]) -> Known {
+        let pods = pods
+            .iter()
+            .map(|(name, last)| (ip(*last), ObjectId::new("shop", name)));
+        Known::Selected(object.into(), pods.collect())
     }
 
     fn pod(uid: &str, name: &str, addresses: Vec<IpAddr>) -> Known {
@@ -202,24 +180,24 @@ mod tests {
     }
 
     #[test]
-    fn slices_come_and_go_and_what_two_of_them_say_stays_until_neither_does() {
+    fn what_two_objects_say_stays_until_neither_does() {
         let mut book = AddressBook::default();
-        let (one, two) = (slice(&[("web", 1), ("api", 2)]), slice(&[("web", 1)]));
-        book.learn(Known::Policy("p".into(), vec![one.clone(), two.clone()]));
+        book.learn(selected("a", &[("web", 1), ("api", 2)]));
+        book.learn(selected("b", &[("web", 1)]));
         assert_eq!(name(&book, 1).as_deref(), Some("web"));
-        book.learn(Known::Policy("p".into(), vec![two]));
+        book.learn(selected("a", &[]));
         assert_eq!((name(&book, 1).as_deref(), name(&book, 2)), (Some("web"), None));
         // The address is another pod's now.
-        book.learn(Known::Policy("p".into(), vec![slice(&[("new", 1)])]));
+        book.learn(selected("b", &[("new", 1)]));
         assert_eq!(name(&book, 1).as_deref(), Some("new"));
-        book.learn(Known::PolicyGone("p".into()));
-        assert!(book.selected.is_empty() && book.policies.is_empty());
+        book.learn(selected("b", &[]));
+        assert!(book.selected.is_empty() && book.of_objects.is_empty());
     }
 
     #[test]
     fn a_pods_own_word_counts_first_and_is_forgotten_with_it() {
         let mut book = AddressBook::default();
-        book.learn(Known::Policy("p".into(), vec![slice(&[("old", 1)])]));
+        book.learn(selected("p", &[("old", 1)]));
         book.learn(pod("u1", "web", vec![ip(1)]));
         assert_eq!(name(&book, 1).as_deref(), Some("web"));
         // A successor, before the word that the first is gone.

@@ -12,6 +12,7 @@ use super::spelling::{self, lowercase, name, names};
 use crate::model::{Direction, ObjectId};
 
 /// One line of the answer to `GET /v1/flows`.
+#[expect(clippy::large_enum_variant, reason = "nearly all are flows")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Record {

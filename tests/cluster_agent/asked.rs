@@ -78,7 +78,7 @@ fn a_pod_of_another_node_is_named_by_the_policies_that_select_it_and_the_status_
     );
 
     // The name goes with the word of it.
-    site.put(endpoint("api-1", "api", from(&far, 8080)));
+    site.put(endpoint("api-1", "api", from(&far, 8081)));
     far.namespace.run(|| {
         let to = SocketAddr::new(api.addresses.list()[0], 10);
         let any: std::net::IpAddr = if to.is_ipv4() {

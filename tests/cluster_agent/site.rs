@@ -27,6 +27,8 @@ pub struct Site {
     pub arguments: Vec<String>,
     /// The node's CNI folders and the agent's socket.
     cni: tempfile::TempDir,
+    /// Where the agent answers the operator.
+    api: tempfile::TempDir,
     more: Vec<String>,
     instance: Option<Instance>,
     pub way: Way,
@@ -62,6 +64,7 @@ impl Site {
         server.namespace("shop");
         Self {
             cni: tempfile::tempdir().expect("a folder"),
+            api: tempfile::tempdir().expect("a folder"),
             more: Vec::new(),
             pins: format!("/sys/fs/bpf/palisade-cluster-{}", std::process::id()).into(),
             arguments: Vec::new(),
@@ -151,7 +154,7 @@ impl Site {
 
     /// Where the agent answers the operator.
     pub fn api_socket(&self) -> PathBuf {
-        self.cni.path().join("api/api.sock")
+        self.api.path().join("api.sock")
     }
 
     fn socket(&self) -> PathBuf {

@@ -8,6 +8,7 @@
 mod endpoint;
 mod follow;
 mod mirror;
+mod names;
 mod pod;
 mod raw;
 mod sets;
@@ -29,6 +30,7 @@ use tracing::{debug, info};
 use self::endpoint::Endpoint;
 use self::follow::Failure;
 use self::mirror::{Difference, Mirror};
+use self::names::{Names, Selected};
 use self::pod::LocalPod;
 use self::raw::Raw;
 use self::sets::Sets;
@@ -51,6 +53,8 @@ pub struct Update {
     pub pods: BTreeMap<Arc<str>, Option<Pod>>,
     /// The objects that made it so, for the log.
     pub objects: Vec<String>,
+    /// Whose addresses objects tell, by their namespaces and names; for people, so no news. None: nobody's any more.
+    pub names: BTreeMap<Arc<str>, Selected>,
 }
 
 impl Update {
@@ -97,6 +101,7 @@ pub struct Local {
 struct Namespace {
     number: u64,
     endpoints: Mirror<Endpoint>,
+    names: Names,
     sets: Sets,
     /// Listed, and each policy of the first list counts: its pods may be handed over.
     settled: bool,
@@ -180,6 +185,7 @@ impl Local {
                     let Some(namespace) = namespace.filter(|namespace| namespace.number == number) else {
                         continue;
                     };
+                    namespace.names.take(&event, &mut update.names);
                     let differences = namespace.take(event);
                     let kind = "PolicyEndpoint";
                     let shown = differences.iter().map(|d| shown(kind, Some(&name), d));
@@ -287,6 +293,7 @@ impl Local {
             Namespace {
                 number,
                 endpoints: Mirror::new(),
+                names: Names::default(),
                 sets: Sets::default(),
                 settled: false,
                 idle: None,
@@ -307,6 +314,7 @@ impl Local {
                 self.failing.remove(&From::Namespace(name, namespace.number));
                 let gone = namespace.sets.in_force().map(|key| (key.clone(), None));
                 update.endpoints.extend(gone);
+                namespace.names.end(&mut update.names);
             }
         }
         let mut settled = false;
