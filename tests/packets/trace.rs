@@ -16,7 +16,7 @@ use crate::kernel_support::root;
 use crate::lab::{
     ELSEWHERE, FRIEND, IN, LISTENS, Lab, NODE, NONE, OPEN, OUT, SHUT, STRANGER, TRACED, WEB, address, uid,
 };
-use crate::{FAMILIES, end};
+use crate::{FAMILIES, end, verified};
 
 /// For a record to come.
 const WAIT: Duration = Duration::from_secs(5);
@@ -115,6 +115,13 @@ fn policy_of(info: Option<&RuleInfo>) -> Option<String> {
         RuleInfo::Isolation { policies, .. } => format!("isolated by {}", policies[0]),
         RuleInfo::Audit { policies, .. } => format!("audited by {}", policies[0]),
     })
+}
+
+#[test]
+fn the_plain_programs_have_nothing_of_a_trace() {
+    let [plain, tracing] = verified::maps();
+    let of_a_trace = |names: &[String]| names.iter().filter(|name| name.starts_with("trace_")).count();
+    assert_eq!((of_a_trace(&plain), of_a_trace(&tracing)), (0, 3));
 }
 
 #[test]

@@ -39,6 +39,16 @@ pub fn instructions(pins: &Pins) -> BTreeMap<String, u32> {
         .collect()
 }
 
+/// Names of the maps of the plain programs, and of those of a trace.
+pub fn maps() -> [Vec<String>; 2] {
+    [OBJECT, TRACING].map(|bytes| {
+        let mut builder = ObjectBuilder::default();
+        let object = builder.open_memory(bytes).expect("the object");
+        let names = object.maps().map(|map| map.name().to_string_lossy().into_owned());
+        names.collect()
+    })
+}
+
 /// Of a program of a trace, with the constants that are built in.
 pub fn tracing(name: &str) -> u32 {
     let mut builder = ObjectBuilder::default();
