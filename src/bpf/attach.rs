@@ -111,9 +111,16 @@ impl Kernel {
             }
             Ok(())
         })?;
-        self.take_over(ifindex)?;
+        let carried = self.take_over(ifindex)?;
+        if !carried {
+            // Before, so that none of them is missed; and again, for those that began meanwhile.
+            self.carry_flows(ifindex)?;
+        }
         for direction in Direction::ALL {
             self.attach_program(ifindex, direction)?;
+        }
+        if !carried {
+            self.carry_flows(ifindex)?;
         }
         Ok(written)
     }

@@ -34,39 +34,26 @@ enum Beside {
 }
 
 impl Kernel {
-    /// Where another version's programs are attached to an interface that is a pod's, ours take it over.
+    /// Where another version's programs are attached to an interface that is a pod's, ours take it over. Whether they were.
     ///
     /// # Errors
     /// The kernel refuses; the other version's programs stay.
-    pub(super) fn take_over(&mut self, ifindex: u32) -> Result<()> {
+    pub(super) fn take_over(&mut self, ifindex: u32) -> Result<bool> {
         if self.predecessors.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut theirs = Vec::new();
         for direction in Direction::ALL {
             theirs.extend(self.is_theirs(ifindex, direction)?.then_some(direction));
         }
         if theirs.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.watch(ifindex, true)?;
-        // Most are known before any packet asks.
-        self.carry_flows(ifindex)?;
-        let beside = theirs
-            .into_iter()
-            .map(|direction| self.attach_beside(ifindex, direction))
-            .collect::<Result<Vec<_>>>();
-        let beside = match beside {
-            Ok(beside) => beside,
-            Err(error) => {
-                // Those that are attached are taken off as their links are closed; none of them may stay and watch.
-                self.watch(ifindex, false)?;
-                return Err(error);
-            }
-        };
-        self.carry_flows(ifindex)?;
+        let beside = self.stand_beside(ifindex, &theirs);
+        // Whatever came of it: none of ours may stay and watch.
         self.watch(ifindex, false)?;
-        for beside in beside {
+        for beside in beside? {
             match beside {
                 Beside::Link(link, path) => replace_pin(&link, &path)?,
                 Beside::Filter(hook) => {
@@ -77,7 +64,18 @@ impl Kernel {
                 }
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// When it returns, no flow is known to the other version alone.
+    fn stand_beside(&self, ifindex: u32, theirs: &[Direction]) -> Result<Vec<Beside>> {
+        // Most are known before any packet asks.
+        self.carry_flows(ifindex)?;
+        let beside = (theirs.iter())
+            .map(|direction| self.attach_beside(ifindex, *direction))
+            .collect::<Result<_>>()?;
+        self.carry_flows(ifindex)?;
+        Ok(beside)
     }
 
     /// Ends what an interrupted hand-over left: from now on our programs drop, where they are attached.
