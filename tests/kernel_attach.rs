@@ -142,6 +142,27 @@ impl Drop for Sender {
     }
 }
 
+/// From the sender to the host's end of `pod0`.
+struct Line {
+    sender: Sender,
+    host: UdpSocket,
+}
+
+impl Line {
+    fn new() -> Self {
+        ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
+        let sender = Sender::start();
+        let host = UdpSocket::bind("10.0.0.254:9").unwrap();
+        host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        Self { sender, host }
+    }
+
+    fn arrives(&self) -> bool {
+        self.sender.send();
+        self.host.recv_from(&mut [0; 16]).is_ok()
+    }
+}
+
 #[test]
 fn real_packets_are_judged_from_attach_to_detach() {
     if !root() {
@@ -151,14 +172,8 @@ fn real_packets_are_judged_from_attach_to_detach() {
         let pins = Pins::new();
         let _namespace = Namespace::enter();
         let link = veth("pod0");
-        ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
-        let sender = Sender::start();
-        let host = UdpSocket::bind("10.0.0.254:9").unwrap();
-        host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let arrives = || {
-            sender.send();
-            host.recv_from(&mut [0; 16]).is_ok()
-        };
+        let line = Line::new();
+        let arrives = || line.arrives();
         let mut kernel = Kernel::open(&config(&pins, kind)).unwrap();
         assert!(arrives());
         kernel.attach(&uid("a"), link).unwrap();
@@ -187,14 +202,8 @@ fn a_placeholder_lets_pass_until_the_programs_take_its_place() {
     let pins = Pins::new();
     let _namespace = Namespace::enter();
     let link = veth("pod0");
-    ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
-    let sender = Sender::start();
-    let host = UdpSocket::bind("10.0.0.254:9").unwrap();
-    host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let arrives = || {
-        sender.send();
-        host.recv_from(&mut [0; 16]).is_ok()
-    };
+    let line = Line::new();
+    let arrives = || line.arrives();
     let mut kernel = Kernel::open(&config(&pins, AttachKind::Tcx)).unwrap();
     let source = kernel.placeholders().unwrap().expect("this kernel has tcx");
     assert!(source.attach(4_000_000).is_err());
@@ -250,14 +259,8 @@ fn another_version_takes_over_and_never_only_watches() {
         let pins = Pins::new();
         let _namespace = Namespace::enter();
         let link = veth("pod0");
-        ip(&["addr", "add", "10.0.0.254/24", "dev", "pod0"]);
-        let sender = Sender::start();
-        let host = UdpSocket::bind("10.0.0.254:9").unwrap();
-        host.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let arrives = || {
-            sender.send();
-            host.recv_from(&mut [0; 16]).is_ok()
-        };
+        let line = Line::new();
+        let arrives = || line.arrives();
         let old = config(&pins, kind);
         let mut kernel = Kernel::open(&old).unwrap();
         kernel.apply(&[Op::SetPod(uid("a"), open_pod("shop"))]).unwrap();
