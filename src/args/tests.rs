@@ -1,5 +1,5 @@
 use super::*;
-use crate::bpf::Map;
+use crate::bpf::{Map, MapSizes};
 
 fn read(arguments: &str) -> Result<Command, clap::Error> {
     Command::read(arguments.split_whitespace().map(OsString::from))
